@@ -1,0 +1,117 @@
+"""What the ops of one training step cost: plain arrays, whatever model they came from.
+
+Every cost model (unit, profiled, analytic) ends in a `Costs`; everything after it reads nothing else.
+A *stage* is one of S pieces of the model in model order, a *rank* one of P pipeline positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Seconds = NDArray[np.float64]
+Bytes = NDArray[np.float64]
+Ports = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Hops:
+    """Point-to-point links between ranks, each array of shape (P, P), indexed [sender, receiver].
+
+    A transfer takes ``latency_s + bytes * seconds_per_byte``. Ports name what a transfer occupies on its way
+    under the ``fifo`` network (a NIC or an NVLink port); -1 means nothing.
+    """
+
+    latency_s: Seconds
+    seconds_per_byte: Seconds
+    send_port: Ports
+    receive_port: Ports
+
+    @classmethod
+    def uniform(cls, ranks: int, latency_s: float, seconds_per_byte: float = 0.0) -> Hops:
+        """The same link between any two ranks; each rank has one sending and one receiving port."""
+        shape = (ranks, ranks)
+        own = np.arange(ranks, dtype=np.int32)
+        return cls(
+            latency_s=np.broadcast_to(np.float64(latency_s), shape),
+            seconds_per_byte=np.broadcast_to(np.float64(seconds_per_byte), shape),
+            send_port=np.broadcast_to(own[:, None], shape),
+            receive_port=np.broadcast_to(own[None, :] + np.int32(ranks), shape),
+        )
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds per stage, arrays of shape (S,), for one micro-batch on one rank (its tensor-parallel shard).
+
+    ``input_grad`` and ``weight_grad`` are the two halves of a full backward. ``recompute`` is the extra
+    forward work before a backward. The ``*_collective`` entries say how much of a duration is tensor,
+    context or expert parallel communication inside the op; they are included in it, not added to it.
+    ``reduce_grad`` is the stage's gradient all-reduce or reduce-scatter over data-parallel replicas,
+    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update; all once per use.
+    """
+
+    forward: Seconds
+    input_grad: Seconds
+    weight_grad: Seconds
+    recompute: Seconds
+    optimizer: Seconds
+    reduce_grad: Seconds
+    unshard: Seconds
+    forward_collective: Seconds
+    input_grad_collective: Seconds
+    weight_grad_collective: Seconds
+    recompute_collective: Seconds
+
+    @classmethod
+    def simple(cls, forward: Seconds, input_grad: Seconds, weight_grad: Seconds, **other: Seconds) -> StageTimes:
+        """The three compute times; everything not named is zero."""
+        zero = np.zeros_like(forward, dtype=np.float64)
+        names = ("recompute", "optimizer", "reduce_grad", "unshard", "forward_collective")
+        names += ("input_grad_collective", "weight_grad_collective", "recompute_collective")
+        return cls(forward, input_grad, weight_grad, **{name: other.get(name, zero) for name in names})
+
+
+@dataclass(frozen=True)
+class StageSizes:
+    """Bytes per stage on one rank, arrays of shape (S,).
+
+    ``activations`` is what F leaves behind until the backward ends (after recomputation's savings);
+    ``weight_grad_activations`` the part of it that W still needs after I; ``recomputed`` what recomputation
+    brings back while one micro-batch's backward runs; ``message`` the activations sent to the next stage
+    (its gradient has the same size). ``weights``, ``gradients`` and ``optimizer`` are resident, already
+    divided by ZeRO's sharding; ``unsharded`` is the buffer that a gathered stage needs (ZeRO-3, else zero).
+    """
+
+    weights: Bytes
+    gradients: Bytes
+    optimizer: Bytes
+    unsharded: Bytes
+    activations: Bytes
+    weight_grad_activations: Bytes
+    recomputed: Bytes
+    message: Bytes
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Everything the lowering needs to price one step.
+
+    ``pair_factor``: an overlapped pair of ops takes this times the sum of the two durations.
+    ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,).
+    ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
+    """
+
+    times: StageTimes
+    sizes: StageSizes
+    hops: Hops
+    buffers_bytes: Bytes
+    capacity_bytes: float | None = None
+    pair_factor: float = 1.0
+
+    @property
+    def stages(self) -> int:
+        """Number of stages S."""
+        return int(self.times.forward.shape[0])
