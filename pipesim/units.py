@@ -1,7 +1,7 @@
 """Quantities with units, parsed at the edge: ``"80 GB"`` in, a float in SI units out.
 
 Prefixes are decimal (GB = 1e9), GiB = 2**30. A small ``b`` is a bit, a capital ``B`` a byte, and case is
-never guessed: ``"400 Gb/s"`` is 50e9 bytes per second, ``"400 gb/s"`` is an error. Plain numbers are SI already.
+never guessed: ``"400 Gb/s"`` is 50e9 bytes per second, ``"400 gb/s"`` is an error. Plain numbers are SI.
 """
 
 from __future__ import annotations
