@@ -1,0 +1,105 @@
+"""The op graph: every op of a step on its stream, what it waits for, how long it takes.
+
+Nodes are numbered stream by stream in the order in which the stream runs them, so a stream's order needs
+no edges. All other waiting is in the dependency lists. An engine needs nothing else: a node starts when
+its stream is free and every dependency has arrived, and a dependency arrives ``dep_lag`` after the end of
+the node it names. A negative lag means that part of that node is enough (gradient buckets leave before
+their backward ends); it never reaches back beyond the node's start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.ir.op import Kind, Op
+from pipesim.ir.placement import Placement
+
+NO_MESSAGE = -1
+"""``dep_message`` of a dependency that moves no data between ranks."""
+
+COMPUTE, COLLECTIVE, HOST, SHARED = "compute", "collective", "host", "shared"
+"""Names of streams: a rank's kernels, its data-parallel collectives, its host copies; shared by all ranks."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A queue that runs one op at a time; ``rank`` is -1 for a stream that no rank owns."""
+
+    rank: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class OpGraph:
+    """Arrays over n nodes and m dependencies; nodes of stream q are ``starts[q]:starts[q + 1]``.
+
+    ``dep_starts`` (n + 1,) delimits each node's dependencies in ``dep_node``, ``dep_fraction`` (the share of
+    the producer that must be done), ``dep_message`` (the stage whose boundary message travels, or -1) and
+    ``dep_lag`` (picoseconds, set by binding). ``duration`` is in picoseconds, zero until bound. Streams
+    ``0..P-1`` are the ranks' compute streams.
+    """
+
+    placement: Placement
+    microbatches: int
+    streams: Sequence[Stream]
+    starts: NDArray[np.int64]
+    kind: NDArray[np.int8]
+    stage: NDArray[np.int32]
+    microbatch: NDArray[np.int32]
+    paired: NDArray[np.bool_]
+    duration: NDArray[np.int64]
+    dep_starts: NDArray[np.int64]
+    dep_node: NDArray[np.int64]
+    dep_fraction: NDArray[np.float64] | None
+    dep_message: NDArray[np.int32]
+    dep_lag: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @property
+    def ranks(self) -> int:
+        """Number of ranks P."""
+        return self.placement.ranks
+
+    @property
+    def stream(self) -> NDArray[np.int32]:
+        """Stream of every node."""
+        return np.repeat(np.arange(len(self.streams), dtype=np.int32), np.diff(self.starts))
+
+    @property
+    def rank(self) -> NDArray[np.int32]:
+        """Rank of every node; -1 on shared streams."""
+        owner = np.array([stream.rank for stream in self.streams], np.int32)
+        return np.repeat(owner, np.diff(self.starts))
+
+    @property
+    def compute_nodes(self) -> int:
+        """Nodes on compute streams; they come first."""
+        return int(self.starts[self.ranks])
+
+    def op(self, node: int) -> Op:
+        """The op that a node is."""
+        return Op(int(self.stage[node]), Kind(self.kind[node]), int(self.microbatch[node]))
+
+    def dependencies(self, node: int) -> NDArray[np.int64]:
+        """Nodes that ``node`` waits for, besides the one before it on its stream."""
+        return self.dep_node[self.dep_starts[node] : self.dep_starts[node + 1]]
+
+    def bound(self, duration: NDArray[np.int64], dep_lag: NDArray[np.int64]) -> OpGraph:
+        """The same graph with other durations and lags, in picoseconds."""
+        return replace(self, duration=duration, dep_lag=dep_lag)
+
+    def describe(self) -> str:
+        """One line per node: stream, token, what it waits for. For reading and diffing small graphs."""
+        lines = []
+        owner = self.stream
+        for node in range(len(self)):
+            stream = self.streams[owner[node]]
+            deps = ", ".join(str(self.op(int(d))) for d in self.dependencies(node))
+            lines.append(f"{stream.name}[{stream.rank}] {self.op(node)}" + (f" <- {deps}" if deps else ""))
+        return "\n".join(lines)

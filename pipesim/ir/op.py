@@ -1,0 +1,84 @@
+"""Ops: what a rank can do, and the tokens that name them.
+
+A token is ``{stage}{kind}{microbatch}``, for example ``2F5`` or ``7I3``, exactly as in PyTorch's
+``torch.distributed.pipelining`` schedule files; ``(0F7;7B3)`` is an overlapped pair.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import NamedTuple
+
+from pipesim.errors import ProgramError
+
+
+class Kind(enum.IntEnum):
+    """What an op does. The first four are compute that schedules emit; lowering adds the rest."""
+
+    F = 0  # forward
+    I = 1  # noqa: E741  backward for the input
+    W = 2  # backward for the weights
+    B = 3  # full backward: I then W as one op
+    RECOMPUTE = 4  # forward again, right before a backward
+    SEND_F = 5  # blocking send of activations (holds the compute stream)
+    RECV_F = 6
+    SEND_B = 7  # blocking send of gradients
+    RECV_B = 8
+    UNSHARD = 9  # gather a stage's weights over data-parallel replicas
+    RESHARD = 10  # drop the gathered weights
+    REDUCE_GRAD = 11  # reduce a stage's gradients over data-parallel replicas
+    OFFLOAD = 12  # activations to host memory
+    RELOAD = 13  # and back
+    OPT = 14  # optimizer step
+    BARRIER = 15  # all ranks wait for the slowest
+
+
+COMPUTE_KINDS = (Kind.F, Kind.I, Kind.W, Kind.B)
+BACKWARD_KINDS = (Kind.I, Kind.B)
+
+_TOKEN = re.compile(r"(\d+)([A-Z_]+?)(\d+)$")
+_PAIR = re.compile(r"\(([^;()]+);([^;()]+)\)(?:OVERLAP_F_B)?$")
+
+
+class Op(NamedTuple):
+    """One op, identified by stage (in model order), kind and micro-batch."""
+
+    stage: int
+    kind: Kind
+    microbatch: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}{self.kind.name}{self.microbatch}"
+
+
+class Pair(NamedTuple):
+    """Two ops that run as one, overlapped: both start together and both results are there at the end."""
+
+    first: Op
+    second: Op
+
+    def __str__(self) -> str:
+        return f"({self.first};{self.second})"
+
+
+def parse(token: str) -> Op | Pair:
+    """The op or overlapped pair that ``token`` names.
+
+    Accepts what PyTorch writes, with its suffix ``OVERLAP_F_B`` on pairs.
+
+    Raises:
+        ProgramError: the token is of neither form.
+    """
+    text = token.strip()
+    if pair := _PAIR.match(text):
+        return Pair(_parse_op(pair[1], token), _parse_op(pair[2], token))
+    return _parse_op(text, token)
+
+
+def _parse_op(text: str, token: str) -> Op:
+    match = _TOKEN.match(text.strip())
+    if match is None or match[2] not in Kind.__members__:
+        kinds = " ".join(kind.name for kind in COMPUTE_KINDS)
+        raise ProgramError(f"{token!r} is no op: expected STAGE KIND MICROBATCH as in 2F5, with a kind of {kinds}")
+    return Op(int(match[1]), Kind[match[2]], int(match[3]))

@@ -1,0 +1,144 @@
+"""Is a program one training step? Each op once, on the right rank, and nobody waits for itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.errors import DeadlockError, ProgramError
+from pipesim.ir.graph import OpGraph
+from pipesim.ir.op import Kind, Op
+from pipesim.ir.program import Program
+from pipesim.ir.waiting import describe_deadlock
+
+_AROUND = 3
+
+
+def verify(program: Program) -> None:
+    """Check a program of compute ops.
+
+    Every (stage, micro-batch) needs one F and either one B or one I and one W, all on the rank that the
+    micro-batch's route gives to the stage, and no W before its I.
+
+    Raises:
+        ProgramError: with the ops around the first offending one.
+    """
+    _check_range(program)
+    _check_ranks(program)
+    counts = _counts(program)
+    _check_once(program, counts)
+    _check_weight_after_input(program)
+
+
+def check_progress(graph: OpGraph) -> None:
+    """Check that every node can run, whatever the durations.
+
+    Raises:
+        DeadlockError: naming what each rank waits for.
+    """
+    done = _replay_order(graph)
+    if not done.all():
+        raise DeadlockError(describe_deadlock(graph, done))
+
+
+def _replay_order(graph: OpGraph) -> NDArray[np.bool_]:
+    """Which nodes run when every stream goes on as far as it can, round after round."""
+    starts, dep_starts, dep_node = graph.starts.tolist(), graph.dep_starts.tolist(), graph.dep_node.tolist()
+    done = [False] * len(graph)
+    cursor = starts[:-1]
+    ends = starts[1:]
+    active = list(range(len(cursor)))
+    while active:
+        before = sum(cursor)
+        for stream in active:
+            node = cursor[stream]
+            while node < ends[stream] and all(done[d] for d in dep_node[dep_starts[node] : dep_starts[node + 1]]):
+                done[node] = True
+                node += 1
+            cursor[stream] = node
+        active = [s for s in active if cursor[s] < ends[s]]
+        if sum(cursor) == before:
+            break
+    return np.array(done, bool)
+
+
+def _check_range(program: Program) -> None:
+    placement = program.placement
+    bad = (program.stage < 0) | (program.stage >= placement.stages)
+    bad |= (program.microbatch < 0) | (program.microbatch >= program.microbatches)
+    bad |= program.kind > Kind.B
+    if bad.any():
+        node = int(np.flatnonzero(bad)[0])
+        raise ProgramError(
+            f"{_op(program, node)} is outside the step: kinds F I W B, stages 0..{placement.stages - 1}, "
+            f"micro-batches 0..{program.microbatches - 1}\n{around(program, node)}"
+        )
+
+
+def _check_ranks(program: Program) -> None:
+    where = program.placement.rank_of[program.route_of[program.microbatch], program.stage]
+    wrong = np.flatnonzero(where != program.rank)
+    if len(wrong):
+        node = int(wrong[0])
+        raise ProgramError(
+            f"{_op(program, node)} is on rank {program.rank[node]}, but stage {program.stage[node]} lives on "
+            f"rank {where[node]}\n{around(program, node)}"
+        )
+
+
+def _counts(program: Program) -> NDArray[np.int64]:
+    """How often each (kind, stage, micro-batch) occurs, shape (4, S, M)."""
+    shape = (4, program.placement.stages, program.microbatches)
+    key = np.ravel_multi_index((program.kind.astype(np.int64), program.stage, program.microbatch), shape)
+    return np.bincount(key, minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _check_once(program: Program, counts: NDArray[np.int64]) -> None:
+    twice = np.argwhere(counts > 1)
+    if len(twice):
+        kind, stage, microbatch = (int(x) for x in twice[0])
+        times = counts[kind, stage, microbatch]
+        same = (program.kind == kind) & (program.stage == stage) & (program.microbatch == microbatch)
+        node = int(np.flatnonzero(same)[1])
+        raise ProgramError(f"{_op(program, node)} occurs {times} times\n{around(program, node)}")
+    forward, inputs, weights, full = counts
+    _missing(forward == 0, "F", "no forward")
+    _missing(inputs + full != 1, "B", "needs exactly one B, or one I and one W")
+    _missing(weights != inputs, "W", "needs one W for its I, and none beside a B")
+
+
+def _missing(bad: NDArray[np.bool_], kind: str, message: str) -> None:
+    found = np.argwhere(bad)
+    if len(found):
+        stage, microbatch = (int(x) for x in found[0])
+        more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+        raise ProgramError(
+            f"stage {stage}, micro-batch {microbatch}: {message}; look for {stage}{kind}{microbatch}{more}"
+        )
+
+
+def _check_weight_after_input(program: Program) -> None:
+    shape = (program.placement.stages, program.microbatches)
+    position = np.zeros(shape, np.int64)
+    inputs = np.flatnonzero(program.kind == Kind.I)
+    weights = np.flatnonzero(program.kind == Kind.W)
+    position[program.stage[inputs], program.microbatch[inputs]] = inputs
+    early = weights[weights < position[program.stage[weights], program.microbatch[weights]]]
+    if len(early):
+        node = int(early[0])
+        raise ProgramError(f"{_op(program, node)} comes before its I\n{around(program, node)}")
+
+
+def around(program: Program, node: int) -> str:
+    """The ops around ``node`` on its rank, with ``node`` marked."""
+    rank = int(np.searchsorted(program.starts, node, side="right")) - 1
+    first, last = int(program.starts[rank]), int(program.starts[rank + 1])
+    shown = range(max(first, node - _AROUND), min(last, node + _AROUND + 1))
+    tokens = [f">{_op(program, i)}<" if i == node else _op(program, i) for i in shown]
+    head = "... " if shown.start > first else ""
+    tail = " ..." if shown.stop < last else ""
+    return f"  rank {rank}, op {node - first}: {head}{' '.join(tokens)}{tail}"
+
+
+def _op(program: Program, node: int) -> str:
+    return str(Op(int(program.stage[node]), Kind(program.kind[node]), int(program.microbatch[node])))

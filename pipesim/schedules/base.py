@@ -1,0 +1,132 @@
+"""What a schedule is: an order of compute ops per rank, its placement, its published theory and its source.
+
+A schedule is a frozen dataclass whose fields are its options. It emits compute ops only (F, I, W, B);
+communication, recomputation, sharding and memory are added by lowering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.errors import ScheduleError
+from pipesim.ir.placement import Placement, linear
+from pipesim.ir.program import OpLike, Program
+
+Picoseconds = NDArray[np.int64]
+Optimizer = Literal["synchronous", "post-validated"]
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """The costs that a cost-driven schedule may look at, per stage of shape (S,).
+
+    Times are integer picoseconds; ``hop`` is one transfer between neighbouring ranks. ``activations`` and
+    ``weight_grad_activations`` are bytes (or any unit) held after F, and still held between I and W.
+    """
+
+    forward: Picoseconds
+    input_grad: Picoseconds
+    weight_grad: Picoseconds
+    hop: int
+    activations: NDArray[np.float64]
+    weight_grad_activations: NDArray[np.float64]
+
+    @classmethod
+    def unit(cls, stages: int) -> StepCosts:
+        """F, I and W take one picosecond each, hops nothing; W keeps all activations."""
+        one = np.ones(stages, np.int64)
+        return cls(one, one, one, 0, np.ones(stages), np.ones(stages))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a schedule is asked to schedule: P ranks, M micro-batches, and the costs if any are known."""
+
+    ranks: int
+    microbatches: int
+    costs: StepCosts | None = None
+
+    def costs_for(self, stages: int) -> StepCosts:
+        """The costs, or unit costs where none are known."""
+        return self.costs if self.costs is not None else StepCosts.unit(stages)
+
+
+@dataclass(frozen=True)
+class Theory:
+    """Published closed forms, evaluated for one setting.
+
+    ``bubble_fraction`` as in the vocabulary (1 - busy / (P C)); ``peak_in_flight`` per rank, in units of one
+    rank's whole share, or its maximum over ranks as a single entry. None where the source gives no formula.
+    """
+
+    source: str
+    bubble_fraction: float | None = None
+    peak_in_flight: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Base of all schedules. Subclasses add options as fields and fill in the class variables."""
+
+    name: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    citation: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    """One line for people."""
+    requires: ClassVar[str] = "any number of ranks and micro-batches"
+    """Divisibility rules, for people."""
+    bubble: ClassVar[str] = ""
+    """Published bubble formula, for people."""
+    memory: ClassVar[str] = ""
+    """Published peak of activations in flight, for people."""
+
+    def check(self, ranks: int, microbatches: int) -> None:
+        """Raise `ScheduleError` naming the numbers that would do, when these cannot be scheduled."""
+
+    def placement(self, ranks: int) -> Placement:
+        """Which rank holds which stage; one stage per rank unless overridden."""
+        return linear(ranks)
+
+    def chunks_per_rank(self) -> int:
+        """Stages per rank on one route, known before the number of ranks is."""
+        return 1
+
+    def routes(self, ranks: int, microbatches: int) -> NDArray[np.int32]:
+        """Route of every micro-batch, shape (M,); all on the only one unless overridden."""
+        return np.zeros(microbatches, np.int32)
+
+    def order(self, rank: int, setting: Setting) -> Iterable[OpLike]:
+        """Ops of one rank, in order: ops, pairs or tokens. Either this or `program` is to be written."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither order() nor program()")
+
+    def program(self, setting: Setting) -> Program:
+        """The ops of all ranks. Schedules that work on arrays, or decide for all ranks at once, override this."""
+        self.check(setting.ranks, setting.microbatches)
+        orders = [self.order(rank, setting) for rank in range(setting.ranks)]
+        placement = self.placement(setting.ranks)
+        return Program.from_orders(placement, orders, self.routes(setting.ranks, setting.microbatches))
+
+    def theory(self, setting: Setting) -> Theory | None:
+        """Published closed forms for this setting; None outside their domain."""
+        return None
+
+    @property
+    def synchronous_optimizer(self) -> bool:
+        """Whether all ranks wait for each other before the optimizer step."""
+        return getattr(self, "optimizer", "synchronous") == "synchronous"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ScheduleError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise ScheduleError(message)
+
+
+def option(default: Any, help: str) -> Any:
+    """A schedule option: a dataclass field with a default and one line that explains it."""
+    return field(default=default, metadata={"help": help})
