@@ -168,14 +168,15 @@ def _read_text(path: Path) -> str:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> Problem:
     if isinstance(error, FileNotFoundError):
-        return Problem("", "no such file", nearest=_nearest_file(path))
+        return Problem("", "no such file", nearest=nearest_file(path))
     if isinstance(error, IsADirectoryError):
         return Problem("", "a directory, not a file", nearest=_first_config(path))
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return Problem("", f"cannot be read: {reason}")
 
 
-def _nearest_file(path: Path) -> str | None:
+def nearest_file(path: Path) -> str | None:
+    """The file next to a missing one whose name is closest."""
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
