@@ -44,9 +44,7 @@ def forward_flops(model: Model) -> int:
     """Forward of the whole model for one sequence."""
     mixtures = model.mixture_layers
     return (
-        mixtures * layer_flops(model, True)
-        + (model.layers - mixtures) * layer_flops(model, False)
-        + head_flops(model)
+        mixtures * layer_flops(model, True) + (model.layers - mixtures) * layer_flops(model, False) + head_flops(model)
     )
 
 

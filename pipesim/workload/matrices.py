@@ -87,9 +87,7 @@ def _expert_matrices(model: Model, moe: Experts) -> tuple[Matrix, ...]:
     return (router, *routed, *shared)
 
 
-def _block(
-    model: Model, name: str, width: int, bias: bool, copies: int = 1, active: int = 1
-) -> tuple[Matrix, ...]:
+def _block(model: Model, name: str, width: int, bias: bool, copies: int = 1, active: int = 1) -> tuple[Matrix, ...]:
     up_width = width * (2 if model.gated_mlp else 1)
     return (
         Matrix(f"{name}_up", model.hidden, up_width, "column", bias, copies, active),

@@ -21,9 +21,7 @@ class Count:
     replicated: int = 0
 
     def __add__(self, other: Count) -> Count:
-        return Count(
-            self.split + other.split, self.experts + other.experts, self.replicated + other.replicated
-        )
+        return Count(self.split + other.split, self.experts + other.experts, self.replicated + other.replicated)
 
     @property
     def total(self) -> int:
