@@ -22,9 +22,8 @@ class Training:
     and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in fp32, ``half`` in
     the precision of the weights. ``flash_attention`` False means separate kernels with the scores in
     memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
-    tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``layer_floor_s`` are the
-    least seconds that the host needs to launch one layer's forward and backward kernels (see
-    `pipesim.costs.layer`).
+    tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
+    runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -39,7 +38,7 @@ class Training:
     flash_attention: bool = True
     gradients: str = "fp32"
     scatter_gather: bool = True
-    layer_floor_s: tuple[float, float] = (0.0, 0.0)
+    launch_floor: bool = True
 
     def __post_init__(self) -> None:
         problems = [
