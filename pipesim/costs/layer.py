@@ -49,6 +49,9 @@ class Phase:
     def __add__(self, other: Phase) -> Phase:
         return Phase(self.seconds + other.seconds, self.collective_s + other.collective_s)
 
+    def __mul__(self, count: float) -> Phase:
+        return Phase(self.seconds * count, self.collective_s * count)
+
     def at_least(self, floor_s: float) -> Phase:
         """Stretched to ``floor_s`` where launching takes longer than running."""
         return Phase(max(self.seconds, floor_s), self.collective_s)
@@ -70,6 +73,11 @@ class LayerTimes:
             self.weight_grad + other.weight_grad,
             self.recompute + other.recompute,
         )
+
+    def times(self, count: int) -> LayerTimes:
+        """So many layers of this kind."""
+        phases = (self.forward, self.input_grad, self.weight_grad, self.recompute)
+        return LayerTimes(*(phase * count for phase in phases))
 
 
 class LayerCosts:

@@ -9,12 +9,15 @@ h.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import Count
 from pipesim.workload.training import Training
+
+LayerBytes = Callable[[Model, bool, Training, "Shard"], float]
 
 _MASK = 1
 _STATISTICS = 4
@@ -82,6 +85,16 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
         + attention_core(model, training, shard)
         + feed_forward(model, training, shard)
     )
+
+
+def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+    """Bytes that one layer's backward works in at its widest: gradients around the feed-forward block, and with
+    sequence parallelism the gathered input and its gradient.
+    """
+    width = model.moe.ffn * model.moe.top_k if mixture and model.moe else model.ffn
+    features = _hidden_features(model, width) / shard.tensor
+    gathered = 2 * model.hidden if shard.sequence_parallel else model.hidden
+    return training.element_bytes * tokens(model, training, shard) * (features + gathered)
 
 
 def _attention(model: Model, training: Training, shard: Shard) -> float:
