@@ -1,4 +1,5 @@
-"""The weight matrices of a layer and of the head: one list that parameters, FLOPs, bytes and times derive from.
+"""The weight matrices of a layer and of the head: one list that parameters, FLOPs, bytes and times derive
+from.
 
 Sources: GPT, Narayanan et al. 2021 (arXiv 2104.04473) appendix; grouped queries, SwiGLU, experts and latent
 attention as counted by NVIDIA/Megatron-LM:megatron/training/training.py (num_floating_point_operations);
