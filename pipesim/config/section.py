@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipesim import units
+from pipesim.config.reading import plain as copy_plain
 from pipesim.errors import nearest
 
 LARGEST_COUNT = 10**9
@@ -75,7 +76,8 @@ class Section(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """The section as dicts, lists and scalars in a fixed order; what is not set is left out."""
-        return self.model_dump(mode="json", exclude_none=True)
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: copy_plain(value) for name, value in values.items() if value is not None}
 
     @model_validator(mode="wrap")
     @classmethod
