@@ -111,8 +111,15 @@ def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: 
         yield Problem("schedule", str(error))
 
 
+def _stages(schedule: ScheduleChoice, ranks: int) -> int:
+    """Number of stages S; an estimate beyond what a placement should be built for just to count them."""
+    built = schedule.build()
+    estimate = ranks * max(built.chunks_per_rank(), 1)
+    return built.placement(ranks).stages if estimate <= 10**6 else estimate
+
+
 def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice) -> Iterator[Problem]:
-    stages = schedule.build().placement(pipeline.ranks).stages
+    stages = _stages(schedule, pipeline.ranks)
     for name in ("forward", "input_grad", "weight_grad"):
         times = getattr(costs, name)
         if isinstance(times, tuple) and len(times) != stages:
@@ -181,7 +188,7 @@ def _partition(
 ) -> Sequence[Problem]:
     from pipesim.workload.partition import partition
 
-    stages = schedule.build().placement(parallelism.pipeline).stages
+    stages = _stages(schedule, parallelism.pipeline)
     try:
         partition(model.layers, stages, training.partition)
     except ConfigError as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from pipesim.config.section import Count, Counts, Section, refuse
+from pipesim.config.section import Count, Counts, Ranks, Section, refuse
 
 
 def _named(value: Any) -> Any:
@@ -52,7 +52,7 @@ class Parallelism(Section):
     neighbouring GPUs, the innermost first; the default is Megatron-LM's.
     """
 
-    pipeline: Count
+    pipeline: Ranks
     tensor: Count = 1
     data: Count = 1
     context: Count = 1
