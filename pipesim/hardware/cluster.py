@@ -167,4 +167,5 @@ def _nics(given: object, inter_node: object, gpus_per_node: int, path: str, prob
     entry = catalog.load("links").get(name, {}) if isinstance(name, str) else {}
     if "nics_per_node" not in entry:
         return gpus_per_node
-    return max(1, round(entry["nics_per_node"] * gpus_per_node / entry["reference_gpus_per_node"]))
+    per_gpu = float(entry["nics_per_node"]) / float(entry["reference_gpus_per_node"])
+    return max(1, round(per_gpu * gpus_per_node))

@@ -9,6 +9,7 @@ from pipesim.costs.costs import Costs, StageTimes
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.timeline import to_picoseconds
+from pipesim.ir.traffic import Traffic
 
 Picoseconds = NDArray[np.int64]
 
@@ -108,3 +109,20 @@ def _ends_of_exchanges(
     own, other = graph.placement.rank_of[route, stage], graph.placement.rank_of[route, stage + step]
     sends = (kind == Kind.SEND_F) | (kind == Kind.SEND_B)
     source[where], target[where] = np.where(sends, own, other), np.where(sends, other, own)
+
+
+def traffic(graph: OpGraph, costs: Costs) -> Traffic:
+    """Which ports the messages and collectives of a graph occupy, and for how long."""
+    edges = len(graph.dep_node)
+    ports, occupied = np.full((edges, 2), -1, np.int32), np.zeros(edges, np.int64)
+    travels = np.flatnonzero(graph.dep_message != NO_MESSAGE)
+    source, target = _ends(graph, travels)
+    size = costs.sizes.message[graph.dep_message[travels]]
+    occupied[travels] = to_picoseconds(size * costs.hops.seconds_per_byte[source, target])
+    ports[travels, 0] = costs.hops.send_port[source, target]
+    ports[travels, 1] = costs.hops.receive_port[source, target]
+    node_ports = np.full((len(graph), 2), -1, np.int32)
+    if costs.collective_ports is not None:
+        nodes = np.flatnonzero((graph.kind == Kind.REDUCE_GRAD) | (graph.kind == Kind.UNSHARD))
+        node_ports[nodes] = costs.collective_ports[graph.rank[nodes]]
+    return Traffic(ports, occupied, node_ports)
