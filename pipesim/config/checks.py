@@ -49,14 +49,18 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
     yield from problems
     if "costs" in sections:
         yield from _profile_file(sections["costs"], directory)
+    if parallelism is not None:
+        yield from _layout(parallelism)
     if "cluster" in sections and parallelism is not None:
         yield from _enough_gpus(sections["cluster"], parallelism)
     if hardware is not None and training is not None:
         yield from _precision(hardware, training)
     if model is not None and parallelism is not None:
         yield from _model_splits(model, parallelism)
-    if model is not None and training is not None:
-        yield from _partition_sum(model, training)
+    if model is not None and parallelism is not None and training is not None:
+        yield from _sequence_split(model, parallelism, training)
+        if schedule is not None:
+            yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
         yield from _batches(schedule, parallelism, training)
 
@@ -107,8 +111,15 @@ def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: 
         yield Problem("schedule", str(error))
 
 
+def _stages(schedule: ScheduleChoice, ranks: int) -> int:
+    """Number of stages S; an estimate beyond what a placement should be built for just to count them."""
+    built = schedule.build()
+    estimate = ranks * max(built.chunks_per_rank(), 1)
+    return built.placement(ranks).stages if estimate <= 10**6 else estimate
+
+
 def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice) -> Iterator[Problem]:
-    stages = schedule.build().placement(pipeline.ranks).stages
+    stages = _stages(schedule, pipeline.ranks)
     for name in ("forward", "input_grad", "weight_grad"):
         times = getattr(costs, name)
         if isinstance(times, tuple) and len(times) != stages:
@@ -150,15 +161,39 @@ def _model_splits(model: Model, parallelism: Parallelism) -> Iterator[Problem]:
     yield from _kv_heads(parallelism.tensor, model.kv_heads)
     yield from _divides(parallelism.context, model.sequence, "parallelism.context", "tokens of a sequence")
     yield from _experts(parallelism, model)
-    if parallelism.pipeline > model.layers:
-        message = "more pipeline ranks than the model has layers"
-        yield Problem("parallelism.pipeline", message, str(parallelism.pipeline), f"at most {model.layers}")
 
 
-def _partition_sum(model: Model, training: Training) -> Iterator[Problem]:
-    if training.partition is not None and sum(training.partition) != model.layers:
-        message = "does not add up to the model's layers"
-        yield Problem("training.partition", message, str(sum(training.partition)), str(model.layers))
+def _sequence_split(model: Model, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+    """Sequence parallelism cuts each context rank's tokens once more, over the tensor axis."""
+    ways = parallelism.tensor * parallelism.context
+    if training.sequence_parallel is not False and parallelism.tensor > 1 and model.sequence % ways:
+        message = "does not divide the tokens of a sequence; turn training.sequence_parallel off, or"
+        yield Problem(
+            "parallelism.tensor", message, f"tensor x context = {ways} for {model.sequence}", _divisors(model.sequence)
+        )
+
+
+def _layout(parallelism: Parallelism) -> Sequence[Problem]:
+    from pipesim.hardware.layout import Layout
+
+    try:
+        Layout(**dict(parallelism))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _partition(
+    model: Model, parallelism: Parallelism, schedule: ScheduleChoice, training: Training
+) -> Sequence[Problem]:
+    from pipesim.workload.partition import partition
+
+    stages = _stages(schedule, parallelism.pipeline)
+    try:
+        partition(model.layers, stages, training.partition)
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:
@@ -185,9 +220,7 @@ def _experts(parallelism: Parallelism, model: Model) -> Iterator[Problem]:
     if model.moe is None:
         yield Problem(path, "the model has no experts", str(ways), "1")
         return
-    others = parallelism.data * parallelism.context * parallelism.tensor
     yield from _divides(ways, model.moe.experts, path, "experts")
-    yield from _divides(ways, others, path, "ranks it is taken from (data x context x tensor)")
 
 
 def _batches(schedule: ScheduleChoice | None, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
@@ -199,13 +232,4 @@ def _batches(schedule: ScheduleChoice | None, parallelism: Parallelism, training
         message = "does not divide into micro-batches"
         yield Problem("training.global_batch", message, found, f"a multiple of {size}", near)
     elif schedule is not None:
-        problems = list(_schedulable(schedule, parallelism.pipeline, total // size, "training.global_batch"))
-        yield from problems
-        if not problems and training.partition is not None:
-            yield from _partition_length(training.partition, schedule, parallelism.pipeline)
-
-
-def _partition_length(partition: tuple[int, ...], schedule: ScheduleChoice, ranks: int) -> Iterator[Problem]:
-    stages = schedule.build().placement(ranks).stages
-    if len(partition) != stages:
-        yield Problem("training.partition", "wrong number of entries", str(len(partition)), f"{stages}, one per stage")
+        yield from _schedulable(schedule, parallelism.pipeline, total // size, "training.global_batch")

@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from pipesim.config.section import Count, Counts, Section, refuse
-
-_AXES = ("tensor", "context", "data", "pipeline")
+from pipesim.config.section import Count, Counts, Ranks, Section, refuse
 
 
 def _named(value: Any) -> Any:
@@ -47,33 +45,19 @@ class Cluster(Section):
         return self.nodes * self.gpus_per_node
 
 
-def _read_order(value: Any) -> tuple[str, ...]:
-    names = tuple(value) if isinstance(value, list | tuple) else ()
-    if sorted(map(str, names)) == sorted(_AXES):
-        return names
-    raise refuse("not an order of the axes", f"each of {', '.join(_AXES)} once, the innermost first")
-
-
-Order = Annotated[
-    tuple[str, ...],
-    PlainValidator(_read_order),
-    WithJsonSchema({"type": "array", "items": {"enum": list(_AXES)}, "minItems": 4, "maxItems": 4}),
-]
-
-
 class Parallelism(Section):
     """How many ways each axis is split.
 
-    ``expert`` takes its ranks out of the others and adds none. ``order`` says which axis varies fastest over
+    ``expert`` takes its ranks out of data x context and adds none. ``order`` says which axis varies fastest over
     neighbouring GPUs, the innermost first; the default is Megatron-LM's.
     """
 
-    pipeline: Count
+    pipeline: Ranks
     tensor: Count = 1
     data: Count = 1
     context: Count = 1
     expert: Count = 1
-    order: Order = _AXES
+    order: str = "tp-cp-dp-pp"
 
     @property
     def gpus(self) -> int:
@@ -82,16 +66,22 @@ class Parallelism(Section):
 
 
 class Training(Section):
-    """What one step does. Batches are counted in sequences; ``global_batch`` is over all replicas."""
+    """What one step does, as in `pipesim.workload.training.Training`.
+
+    Batches are counted in sequences; ``global_batch`` is over all replicas. ``sequence_parallel`` defaults to
+    true when tensor > 1. ``partition`` has the layers of each stage.
+    """
 
     micro_batch: Count = 1
     global_batch: Count
-    precision: Literal["fp32", "fp16", "bf16", "fp8"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp8", "fp32"] = "bf16"
     recompute: Literal["none", "selective", "full"] = "none"
     zero: Annotated[int, Field(ge=0, le=3)] = 0
-    optimizer: Literal["adam", "sgd", "momentum"] = "adam"
+    optimizer: Literal["adam", "adam-bf16", "momentum", "sgd"] = "adam"
     sequence_parallel: bool | None = None
     flash_attention: bool = True
+    gradients: Literal["fp32", "half"] = "fp32"
+    scatter_gather: bool = True
     partition: Counts | None = None
 
 

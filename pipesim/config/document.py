@@ -15,8 +15,10 @@ from pipesim.config.section import Section
 
 if TYPE_CHECKING:
     from pipesim.hardware.cluster import Cluster as BuiltCluster
+    from pipesim.hardware.layout import Layout
     from pipesim.schedules import Schedule as BuiltSchedule
     from pipesim.workload.model import Model as BuiltModel
+    from pipesim.workload.training import Training as BuiltTraining
 
 Form = Literal["abstract", "cluster"]
 
@@ -143,18 +145,30 @@ class ClusterConfig(BaseConfig):
         """The cluster with its GPU and links."""
         from pipesim.hardware.cluster import build_cluster
 
-        return build_cluster(**{key: getattr(self.cluster, key) for key in Cluster.model_fields})
+        return build_cluster(**dict(self.cluster))
+
+    def build_layout(self) -> Layout:
+        """Which GPU does what."""
+        from pipesim.hardware.layout import Layout
+
+        return Layout(**dict(self.parallelism), gpus_per_node=self.cluster.gpus_per_node)
+
+    def build_training(self) -> BuiltTraining:
+        """How the model is trained, with ``sequence_parallel`` decided; the partition is not part of it."""
+        from pipesim.workload.training import Training as BuiltTraining
+
+        given = dict(self.training) | {"sequence_parallel": self.sequence_parallel}
+        return BuiltTraining(**{key: value for key, value in given.items() if key != "partition"})
 
     def resolved(self) -> dict[str, Any]:
         """Every default spelled out, as plain data; what was not given and has no default is left out."""
-        cluster = self.cluster.plain() | {"intra_node": self.intra_node, "inter_node": self.inter_node}
-        training = self.training.plain() | {"sequence_parallel": self.sequence_parallel}
+        links = {"intra_node": self.intra_node, "inter_node": self.inter_node}
         sections = {
             "model": self.model,
-            "cluster": cluster,
+            "cluster": self.cluster.model_copy(update=links).plain(),
             "parallelism": self.parallelism.plain(),
             "schedule": self.schedule.resolved(),
-            "training": training,
+            "training": self.training.model_copy(update={"sequence_parallel": self.sequence_parallel}).plain(),
             "simulation": self.simulation.plain(),
         }
         return sections | ({"costs": self.costs.plain()} if self.costs else {})

@@ -103,7 +103,7 @@ def _name_overrides(problems: Sequence[Problem], overrides: Sequence[str]) -> li
 
 def _set_by(path: str, overridden: Sequence[str]) -> bool:
     dotted = path.replace("[", ".").replace("]", "")
-    return any(dotted == one or dotted.startswith(one + ".") for one in overridden)
+    return any(f"{dotted}.".startswith(f"{one}.") or f"{one}.".startswith(f"{dotted}.") for one in overridden)
 
 
 def _from_override(problem: Problem) -> Problem:

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipesim.config.reading import MAX_FILE_BYTES, nearest_file
+from pipesim.config.reading import MAX_FILE_BYTES, describe, nearest_file
 from pipesim.errors import ConfigError, Problem, nearest
 
 if TYPE_CHECKING:
     from pipesim.workload.model import Model
+
+LARGEST = 10**7
+"""No size of a model is larger, so that arithmetic that loops over one ends."""
+_LARGEST = {"layers": 10**5, "num_hidden_layers": 10**5, "n_layer": 10**5}
 
 ModelSpec = str | dict[str, Any]
 """A name, a path, or fields; ``base`` is a name or a path that the other fields change."""
@@ -24,6 +28,7 @@ def build_model(spec: ModelSpec, directory: Path) -> Model:
     """
     from pipesim.workload.load import model_from_mapping
 
+    _refuse_absurd(spec)
     if isinstance(spec, str):
         return _named(spec, directory, {}, "model")
     changes = {key: value for key, value in spec.items() if key != "base"}
@@ -33,6 +38,19 @@ def build_model(spec: ModelSpec, directory: Path) -> Model:
     if not isinstance(base, str):
         raise ConfigError([Problem("model.base", "neither a name nor a path", repr(base))])
     return _named(base, directory, changes, "model.base")
+
+
+def _refuse_absurd(fields: ModelSpec, path: str = "model") -> None:
+    if isinstance(fields, str):
+        return
+    limits = [(key, value, _LARGEST.get(key, LARGEST)) for key, value in fields.items() if type(value) is int]
+    problems = [
+        Problem(f"{path}.{key}", "too large", describe(value), f"at most {limit}")
+        for key, value, limit in limits
+        if value > limit and "theta" not in key
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _named(name: str, directory: Path, changes: Mapping[str, Any], path: str) -> Model:
@@ -56,6 +74,7 @@ def _from_file(name: str, directory: Path, changes: Mapping[str, Any], path: str
         message = "cannot be changed on a config.json; change the file"
         raise ConfigError([Problem(f"model.{key}", message, repr(changes[key]), "sequence") for key in others])
     content = _read_json(directory / name, name, path)
+    _refuse_absurd(content)
     try:
         return model_from_huggingface(content, changes.get("sequence"), Path(name).stem)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipesim import units
+from pipesim.config.reading import plain as copy_plain
 from pipesim.errors import nearest
 
 LARGEST_COUNT = 10**9
@@ -75,7 +76,8 @@ class Section(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """The section as dicts, lists and scalars in a fixed order; what is not set is left out."""
-        return self.model_dump(mode="json", exclude_none=True)
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: copy_plain(value) for name, value in values.items() if value is not None}
 
     @model_validator(mode="wrap")
     @classmethod
@@ -116,6 +118,7 @@ def _schema(description: str) -> WithJsonSchema:
 
 read_seconds = _quantity(units.parse_seconds)
 
+Ranks = Annotated[int, Field(ge=1, le=10**5)]
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, PlainValidator(read_seconds), _schema('seconds, or text with a unit: "3 us"')]
