@@ -52,8 +52,8 @@ class OpGraph:
     microbatch: NDArray[np.int32]
     paired: NDArray[np.bool_]
     duration: NDArray[np.int64]
-    dep_starts: NDArray[np.int64]
-    dep_node: NDArray[np.int64]
+    dep_starts: NDArray[np.int32]
+    dep_node: NDArray[np.int32]
     dep_fraction: NDArray[np.float64] | None
     dep_message: NDArray[np.int32]
     dep_lag: NDArray[np.int64]
@@ -91,7 +91,7 @@ class OpGraph:
         """The op that a node is."""
         return Op(int(self.stage[node]), Kind(self.kind[node]), int(self.microbatch[node]))
 
-    def dependencies(self, node: int) -> NDArray[np.int64]:
+    def dependencies(self, node: int) -> NDArray[np.int32]:
         """Nodes that ``node`` waits for, besides the one before it on its stream."""
         return self.dep_node[self.dep_starts[node] : self.dep_starts[node + 1]]
 

@@ -58,7 +58,7 @@ def shares(timeline: Timeline, path: list[Segment]) -> dict[str, float]:
 
 def _before(timeline: Timeline, node: int, start: int, edge: int, first: bool) -> tuple[int, int] | None:
     """The node that let ``node`` start, and the moment from which it no longer mattered."""
-    if start <= int(timeline.start.min()):
+    if start <= origin:
         return None
     if not first and int(timeline.end[node - 1]) == start:
         return node - 1, start
