@@ -97,8 +97,8 @@ class BitPipe(Schedule):
         last = after_everything(program)
         rank, stage = np.indices(last.shape)
         middle = np.isin(rank, (program.ranks // 2 - 1, program.ranks // 2))
-        one_op_earlier = ~middle & (stage >= program.ranks) & (last != NOT_HELD)
-        return last - one_op_earlier
+        before_last = ~middle & (stage >= program.ranks) & (last != NOT_HELD)
+        return np.where(before_last, last - 1, last)
 
     @property
     def blocking_reductions(self) -> bool:
@@ -128,14 +128,17 @@ class BitPipe(Schedule):
         return [3 * ranks // 2 + 1 + min(r, ranks - 1 - r) for r in range(ranks)]
 
     def _slots(self, ranks: int, microbatches: int) -> SlotRule:
-        _, locals_, units = deal(microbatches, ranks, 2)
+        dealt = deal(microbatches, ranks, 2)
 
         def slot(kind: Integers, stage: Integers, microbatch: Integers) -> Integers:
-            local, unit = locals_[microbatch], units[microbatch]
+            local, unit = dealt.local[microbatch], dealt.unit[microbatch]
             slots = there_and_back(2 * ranks, kind, stage, local, local) + 2 * 4 * ranks * unit
             if not self.early_forwarding:
                 return slots
-            between_backwards = (kind == Kind.F) & (unit > 0) & (local > 0) & (local < ranks // 2 - stage)
-            return slots - 3 * between_backwards  # from one slot after a backward to half a slot before it
+            between_backwards: NDArray[np.bool_] = (
+                (kind == Kind.F) & (unit > 0) & (local > 0) & (local < ranks // 2 - stage)
+            )
+            # from one slot after a backward to half a slot before it
+            return np.where(between_backwards, slots - 3, slots)
 
         return slot

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from pipesim.ir.placement import Placement, zigzag
 from pipesim.ir.program import Program
 from pipesim.schedules.base import Schedule, Setting, Theory, option, require
@@ -79,7 +77,7 @@ class Hanayo(Schedule):
         stages = 2 * ranks * self.waves
 
         def slot(kind: Integers, stage: Integers, microbatch: Integers) -> Integers:
-            unit, local = np.divmod(microbatch, ranks)
+            unit, local = microbatch // ranks, microbatch % ranks
             return there_and_back(stages, kind, stage, local, local) + 2 * 2 * stages * unit
 
         return slot
