@@ -29,9 +29,9 @@ class BitPipe(Schedule):
     ``early_forwarding``: where units meet, the released code alternates a backward of the old unit and a
     forward of the new one. With it, every such forward but the first runs before the backward that it
     otherwise waits behind, which fills the wait for the gradient: min(F, B - F) less idle time per boundary
-    for P >= 4. At P = 4 this is the order of the README's figure; the makespan equals that of a
-    backward-first greedy rule under the same memory limit (2 P stages in flight). How the paper words it
-    is not known here.
+    for P >= 4, with the same peaks. At P = 4 this is the order of the README's figure; for more ranks the
+    makespan at B = 2 F equals that of a backward-first greedy rule that may hold 2 P stages in flight (which
+    loses time at B = F, where this does not). How the paper words it is not known here.
 
     ``placement: loop``: the alternative that the released code has commented out: the down pipe walks the
     ranks twice in the same direction (one more transfer), the same grid.
@@ -120,7 +120,7 @@ class BitPipe(Schedule):
         return Theory(
             source="closed form of the replayed order; the abstract of arXiv 2410.19367 has no formula",
             bubble_fraction=idle / (2 * m * (forward + backward) + idle),
-            peak_in_flight=None if self.early_forwarding else [x / 2 for x in self._peaks(p)],
+            peak_in_flight=[stages / 2 for stages in self._peaks(p)],
         )
 
     def _peaks(self, ranks: int) -> list[int]:
