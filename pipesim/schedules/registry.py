@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -13,6 +13,7 @@ from pipesim.errors import ScheduleError, nearest
 from pipesim.ir.placement import Placement, linear
 from pipesim.ir.program import OpLike
 from pipesim.schedules.base import Schedule, Setting
+from pipesim.schedules.base import options as options_of
 
 ENTRY_POINTS = "pipesim.schedules"
 
@@ -96,7 +97,7 @@ def create(name: str, **options: Any) -> Schedule:
         ScheduleError: the name or an option is unknown.
     """
     cls = get(name)
-    known = [f.name for f in fields(cls)]
+    known = options_of(cls)
     for key in options:
         if key not in known:
             hint = nearest(key, known)
@@ -106,7 +107,8 @@ def create(name: str, **options: Any) -> Schedule:
                 + (f"; did you mean {hint!r}?" if hint else "")
             )
     _, preset = _ALIASES.get(name, (name, {}))
-    return cls(**{**preset, **options})
+    chosen = {**preset, **options}
+    return cls(**{known[key].name: value for key, value in chosen.items()})
 
 
 @cache
