@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PlainValidator, WithJsonSchema
@@ -81,14 +81,15 @@ def schedule_options(name: str) -> dict[str, Option]:
 
     cls = schedules.get(name)
     hints = get_type_hints(cls)
-    return {f.name: _option(f, hints[f.name]) for f in fields(cls) if f.init}
+    named = schedules.base.options(cls)
+    return {name: _option(name, f, hints[f.name]) for name, f in named.items() if f.init}
 
 
-def _option(field_: Any, annotation: Any) -> Option:
+def _option(name: str, field_: Any, annotation: Any) -> Option:
     kinds, choices = _kinds(annotation)
     required = field_.default is MISSING and field_.default_factory is MISSING
     return Option(
-        name=field_.name,
+        name=name,
         types=kinds,
         choices=choices,
         default=None if required else field_.default,
@@ -134,7 +135,8 @@ def _choose(name: Any, given: Mapping[str, Any], where: tuple[str, ...]) -> Sche
         chosen = schedules.create(name, **given)
     except ScheduleError as error:
         raise refuse(str(error)) from None
-    return ScheduleChoice(chosen.name, {f.name: getattr(chosen, f.name) for f in fields(chosen) if f.init})
+    named = schedules.base.options(type(chosen))
+    return ScheduleChoice(chosen.name, {name: getattr(chosen, f.name) for name, f in named.items() if f.init})
 
 
 def _name_faults(name: Any, where: tuple[str, ...]) -> list[Fault]:
