@@ -101,10 +101,19 @@ def _launch_order(event: Event) -> tuple[int, bool, int, int]:
 
 
 def _reductions(graph: OpGraph, spec: DataParallel, rank: int, first: int, last: int) -> list[Event]:
+    """Once per stage; from ZeRO-2 on, each time a stage leaves its gradient buffer.
+
+    Stages with replicas on other ranks are reduced once whatever the ZeRO stage: their partners run them at
+    other times and can only meet at the end.
+    """
+    held = set(np.flatnonzero(spec.triggers[rank] >= 0).tolist())
+    events = []
     if spec.zero >= 2:
-        return [Event(r.last, Kind.REDUCE_GRAD, r.stage) for r in residencies(graph, first, last, (Kind.B, Kind.W))]
-    held = np.flatnonzero(spec.triggers[rank] >= 0).tolist()
-    return [Event(int(spec.triggers[rank, s]), Kind.REDUCE_GRAD, s) for s in held]
+        stays = residencies(graph, first, last, (Kind.B, Kind.W))
+        alone = graph.placement.replicas == 1
+        events = [Event(r.last, Kind.REDUCE_GRAD, r.stage) for r in stays if alone[r.stage]]
+        held -= set(np.flatnonzero(alone).tolist())
+    return events + [Event(int(spec.triggers[rank, s]), Kind.REDUCE_GRAD, s) for s in sorted(held)]
 
 
 def _gathers(graph: OpGraph, first: int, last: int) -> list[Event]:
