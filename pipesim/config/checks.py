@@ -169,7 +169,10 @@ def _sequence_split(model: Model, parallelism: Parallelism, training: Training) 
     if training.sequence_parallel is not False and parallelism.tensor > 1 and model.sequence % ways:
         message = "does not divide the tokens of a sequence; turn training.sequence_parallel off, or"
         yield Problem(
-            "parallelism.tensor", message, f"tensor x context = {ways} for {model.sequence}", _divisors(model.sequence)
+            "parallelism.tensor",
+            message,
+            f"tensor x context = {ways} for {model.sequence}",
+            _divisors(model.sequence),
         )
 
 
