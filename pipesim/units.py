@@ -19,9 +19,7 @@ Dimension = Literal["bytes", "bytes_per_s", "seconds", "flops_per_s"]
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY = {f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTP", start=1)}
 _BYTES = {f"{prefix}B": factor for prefix, factor in (_DECIMAL | _BINARY).items()}
-_BITS = {
-    f"{prefix}{bit}": factor / 8 for prefix, factor in (_DECIMAL | _BINARY).items() for bit in ("b", "bit")
-}
+_BITS = {f"{prefix}{bit}": factor / 8 for prefix, factor in (_DECIMAL | _BINARY).items() for bit in ("b", "bit")}
 
 UNITS: dict[Dimension, dict[str, float]] = {
     "bytes": _BYTES,
@@ -38,9 +36,7 @@ UNITS: dict[Dimension, dict[str, float]] = {
         "min": 60.0,
         "h": 3600.0,
     },
-    "flops_per_s": {
-        f"{prefix}{flop}": factor for prefix, factor in _DECIMAL.items() for flop in ("FLOP/s", "FLOPS")
-    },
+    "flops_per_s": {f"{prefix}{flop}": factor for prefix, factor in _DECIMAL.items() for flop in ("FLOP/s", "FLOPS")},
 }
 
 _EXAMPLES: dict[Dimension, str] = {

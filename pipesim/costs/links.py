@@ -1,8 +1,8 @@
 """Point-to-point transfers between pipeline ranks: which link each hop uses, and what it costs.
 
 A pipeline rank is ``tensor`` x ``context`` GPUs in each of ``data`` replicas. All GPUs of a rank send at the
-same time, each to its counterpart, so the GPUs of one node share its network cards. The `Hops` are in terms of
-the *full* message: the (micro-batch x sequence / context x hidden) tensor that one context rank hands on.
+same time, each to its counterpart, so the GPUs of one node share its network cards. The `Hops` are for
+the *full* message, the (micro-batch x sequence / context x hidden) tensor that one context rank hands on.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Replay:
         for node in range(first, last):
             if self.missing[node] or self.ready[node] > env.now:
                 yield from self.until_ready(node)
-            start[node] = now = env.now
+            start[node] = now = int(env.now)
             self.announce(node, now + duration[node])
             if duration[node]:
                 yield env.timeout(duration[node])
@@ -90,9 +90,7 @@ class Replay:
             event._ok, event._value = True, None
             self.env.schedule(event, delay=max(0, self.ready[consumer] - self.env.now))
 
-    def consumers_of(
-        self, graph: OpGraph, chosen: NDArray[np.bool_] | None = None
-    ) -> list[list[tuple[int, int]]]:
+    def consumers_of(self, graph: OpGraph, chosen: NDArray[np.bool_] | None = None) -> list[list[tuple[int, int]]]:
         """For every node, the (consumer, lag) pairs of its dependencies, all or the ``chosen`` ones."""
         table: list[list[tuple[int, int]]] = [[] for _ in range(len(graph))]
         consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))

@@ -41,7 +41,7 @@ class Request(NamedTuple):
     order: tuple[int, int, int, int]
     ports: tuple[int, ...]
     occupied: int
-    granted: Callable[[], None]
+    granted: Callable[[], object]
 
 
 class Arbiter:
@@ -93,7 +93,9 @@ class SharedReplay(Replay):
 
     def __init__(self, graph: OpGraph, traffic: Traffic) -> None:
         self.graph, self.traffic = graph, traffic
-        self.order = list(zip(*(a.tolist() for a in (graph.rank, graph.stage, graph.kind, graph.microbatch)), strict=True))
+        self.order = list(
+            zip(*(a.tolist() for a in (graph.rank, graph.stage, graph.kind, graph.microbatch)), strict=True)
+        )
         self.node_ports = [tuple(p for p in row if p >= 0) for row in traffic.node_ports.tolist()]
         super().__init__(graph)
         self.arbiter = Arbiter(self.env)
@@ -132,9 +134,7 @@ class SharedReplay(Replay):
         occupied = int(self.traffic.dep_occupied[edge])
         self.arbiter.ask(Request(int(self.env.now), self.order[node], ports, occupied, granted))
 
-    def consumers_of(
-        self, graph: OpGraph, chosen: NDArray[np.bool_] | None = None
-    ) -> list[list[tuple[int, int]]]:
+    def consumers_of(self, graph: OpGraph, chosen: NDArray[np.bool_] | None = None) -> list[list[tuple[int, int]]]:
         """Only what moves no data is announced at the start of a node."""
         return super().consumers_of(graph, graph.dep_message == NO_MESSAGE)
 

@@ -93,9 +93,7 @@ def build_cluster(
     cards = _nics(nics_per_node, inter_node or usual_inter, node_size, path, problems)
     if built_gpu is None or problems:
         raise ConfigError(problems)
-    return Cluster(
-        built_gpu, node_size, node_count, intra, inter, cards, _catalog_link(built_gpu.host_link, [])
-    )
+    return Cluster(built_gpu, node_size, node_count, intra, inter, cards, _catalog_link(built_gpu.host_link, []))
 
 
 def _usual_links(gpu: GPU) -> tuple[str, str]:
@@ -116,9 +114,7 @@ def _read_link(value: object, path: str, problems: list[Problem]) -> Link:
 
 def _allowed_links(path: str) -> list[str]:
     between_nodes = path.endswith("inter_node")
-    return [
-        name for name, entry in catalog.load("links").items() if (entry["kind"] == "network") == between_nodes
-    ]
+    return [name for name, entry in catalog.load("links").items() if (entry["kind"] == "network") == between_nodes]
 
 
 def _catalog_link(name: str, problems: list[Problem]) -> Link:
@@ -132,18 +128,11 @@ def _inline_link(value: Mapping[str, Any], path: str, problems: list[Problem]) -
     """``{bandwidth, latency, name}``, or a catalog link with some of it replaced: ``{base, ...}``."""
     where = path.rsplit(".", maxsplit=1)[-1]
     fields = Fields(value, path, problems)
-    fields.only(
-        ("base", "name", "bandwidth", "latency")
-        + (("nics_per_node",) if where == "inter_node" else ("kind",))
-    )
+    fields.only(("base", "name", "bandwidth", "latency") + (("nics_per_node",) if where == "inter_node" else ("kind",)))
     base: Mapping[str, Any] = {"latency": _USUAL_LATENCY[where]}
     if "base" in value:
         base = catalog.load("links")[fields.name("base", _allowed_links(path))]
-    kind = (
-        "network"
-        if where == "inter_node"
-        else fields.name("kind", ("nvlink", "pcie"), base.get("kind", "nvlink"))
-    )
+    kind = "network" if where == "inter_node" else fields.name("kind", ("nvlink", "pcie"), base.get("kind", "nvlink"))
     return Link(
         name=str(value.get("name", f"custom {kind}")),
         latency_s=fields.quantity("latency", "seconds", base["latency"], positive=False),

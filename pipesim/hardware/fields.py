@@ -43,9 +43,7 @@ class Fields:
             if key not in names:
                 self.report(str(key), "unknown key", allowed=", ".join(names), near=nearest(str(key), names))
 
-    def quantity(
-        self, key: str, dimension: Dimension, default: object = None, *, positive: bool = True
-    ) -> float:
+    def quantity(self, key: str, dimension: Dimension, default: object = None, *, positive: bool = True) -> float:
         """A number with a unit, in SI; ``default`` (same notation) when absent."""
         value = self.data.get(key, default)
         if value is None:
@@ -70,9 +68,7 @@ class Fields:
         value = self.data.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and above < value <= at_most:
             return float(value)
-        self.report(
-            key, "out of range", found=repr(value), allowed=f"more than {above:g}, at most {at_most:g}"
-        )
+        self.report(key, "out of range", found=repr(value), allowed=f"more than {above:g}, at most {at_most:g}")
         return UNREADABLE
 
     def name(self, key: str, known: Iterable[str], default: object = None) -> str:
@@ -81,9 +77,7 @@ class Fields:
         value = self.data.get(key, default)
         if value in names:
             return str(value)
-        self.report(
-            key, "unknown name", found=repr(value), allowed=", ".join(names), near=nearest(str(value), names)
-        )
+        self.report(key, "unknown name", found=repr(value), allowed=", ".join(names), near=nearest(str(value), names))
         return names[0]
 
     def inside(self, key: str) -> Fields:

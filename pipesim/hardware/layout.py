@@ -127,9 +127,7 @@ class Layout:
         return sorted(names, key=lambda name: -self.dimensions.index(name))
 
     def _expert_members(self, kind: GroupKind) -> Ids:
-        replicas = self.members("data_context").reshape(
-            -1, self.data * self.context // self.expert, self.expert
-        )
+        replicas = self.members("data_context").reshape(-1, self.data * self.context // self.expert, self.expert)
         if kind == "expert_data":
             replicas = replicas.swapaxes(1, 2)
         return np.ascontiguousarray(replicas).reshape(-1, replicas.shape[2])
@@ -177,6 +175,4 @@ def _order_problems(order: object) -> list[Problem]:
     if sorted(parts) == sorted(_ABBREVIATIONS):
         return []
     allowed = "tp, cp, dp and pp, each once, joined by '-', innermost first"
-    return [
-        Problem("parallelism.order", "not an order of the dimensions", repr(order), allowed, "tp-cp-dp-pp")
-    ]
+    return [Problem("parallelism.order", "not an order of the dimensions", repr(order), allowed, "tp-cp-dp-pp")]

@@ -68,7 +68,7 @@ class RoleIndex:
         if len(recompute):
             self._take_over(recompute)
 
-    def find(self, role: Role, stage: Nodes, microbatch: Nodes) -> Nodes:
+    def find(self, role: Role, stage: NDArray[np.int32], microbatch: NDArray[np.int32]) -> Nodes:
         """Nodes that play ``role``, -1 where there is none (stages outside the model included)."""
         inside = (stage >= 0) & (stage < self.stages)
         key = np.where(inside, stage, 0).astype(np.int64) * self.microbatches + microbatch

@@ -80,7 +80,7 @@ def _queue_rank(extension: Extension, spec: DataParallel, rank: int, reductions:
     if spec.zero == 3 and spec.gather:
         events += _gathers(graph, first, last)
     queued: list[int] = []
-    for event in sorted(events, key=lambda e: (e.position, e.kind != Kind.UNSHARD, -e.stage)):
+    for event in sorted(events, key=_launch_order):
         if event.kind == Kind.UNSHARD:
             _queue_gather(extension, event)
             continue
@@ -93,6 +93,11 @@ def _queue_rank(extension: Extension, spec: DataParallel, rank: int, reductions:
         if spec.zero in (1, 2) and spec.gather:
             for stage in np.flatnonzero(graph.placement.holds[rank]).tolist():
                 extension.wait(extension.node(Kind.UNSHARD, stage), optimizer)
+
+
+def _launch_order(event: Event) -> tuple[int, bool, int, int]:
+    """First come, first served; of what comes together, gathers first by need, then reductions, last stage first."""
+    return event.position, event.kind != Kind.UNSHARD, event.needed_by, -event.stage
 
 
 def _reductions(graph: OpGraph, spec: DataParallel, rank: int, first: int, last: int) -> list[Event]:
@@ -135,6 +140,8 @@ def residencies(graph: OpGraph, first: int, last: int, kinds: tuple[Kind, ...]) 
     stays: list[Residency] = []
     for slot in range(SLOTS):
         mine = np.flatnonzero(local % SLOTS == slot)
+        if len(mine) == 0:
+            continue
         cuts = np.flatnonzero(np.diff(content[mine], prepend=-1))
         ends = np.append(cuts[1:], len(mine)) - 1
         for a, b in zip(mine[cuts].tolist(), mine[ends].tolist(), strict=True):

@@ -187,7 +187,10 @@ def _take_out_collectives(timeline: Timeline, times: StageTimes, parts: dict[str
         return
     count = graph.compute_nodes
     inside = np.where(graph.stage[:count] >= 0, table[graph.kind[:count], graph.stage[:count]], 0)
-    for name, chosen in (("recompute", graph.kind[:count] == Kind.RECOMPUTE), ("compute", graph.kind[:count] <= Kind.B)):
+    for name, chosen in (
+        ("recompute", graph.kind[:count] == Kind.RECOMPUTE),
+        ("compute", graph.kind[:count] <= Kind.B),
+    ):
         amount = np.zeros(graph.ranks, np.int64)
         np.add.at(amount, graph.rank[:count], np.where(chosen, inside, 0))
         amount = np.minimum(amount, parts[name])

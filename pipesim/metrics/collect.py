@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-
 from pipesim.costs.costs import Costs
 from pipesim.ir.timeline import Timeline, to_seconds
 from pipesim.lowering.memory import activation_effects
@@ -104,5 +103,3 @@ def _rank_memory(rank: int, fixed: memory.Resident, peaks: memory.Peak) -> dict[
         "activations_bytes": float(peaks.activations[rank]),
         "buffers_bytes": float(fixed.buffers[rank]),
     }
-
-

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipesim.costs.costs import Costs
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.timeline import PICOSECONDS, Timeline
+from pipesim.lowering.memory import activation_effects
+from pipesim.metrics.memory import curve, resident
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,3 +98,23 @@ def _transfers(timeline: Timeline) -> pd.DataFrame:
             "pair": -1,
         }
     )
+
+
+def memory_frame(timeline: Timeline, costs: Costs) -> pd.DataFrame:
+    """Columns rank, time_s, category, bytes: step curves, each value holding from its time on.
+
+    Weights, gradients, optimizer and buffers are constant; activations follow the ops.
+    """
+    import pandas as pd
+
+    fixed = resident(timeline.graph, costs)
+    effects = activation_effects(timeline.graph, costs.sizes)
+    begin = int(timeline.start.min()) / PICOSECONDS if len(timeline.start) else 0.0
+    rows = []
+    for rank in range(timeline.graph.ranks):
+        for name in ("weights", "gradients", "optimizer", "buffers"):
+            held = [float(getattr(fixed, name)[rank])]
+            rows.append(pd.DataFrame({"rank": rank, "time_s": [begin], "category": name, "bytes": held}))
+        moments, level = curve(timeline, effects, rank)
+        rows.append(pd.DataFrame({"rank": rank, "time_s": moments, "category": "activations", "bytes": level}))
+    return pd.concat(rows, ignore_index=True)

@@ -44,9 +44,7 @@ def forward_flops(model: Model) -> int:
     """Forward of the whole model for one sequence."""
     mixtures = model.mixture_layers
     return (
-        mixtures * layer_flops(model, True)
-        + (model.layers - mixtures) * layer_flops(model, False)
-        + head_flops(model)
+        mixtures * layer_flops(model, True) + (model.layers - mixtures) * layer_flops(model, False) + head_flops(model)
     )
 
 
@@ -63,7 +61,9 @@ def recomputed_flops(model: Model, recompute: str, flash_attention: bool) -> int
     return 0
 
 
-def step_flops(model: Model, samples: int, recompute: str = "none", flash_attention: bool = True) -> StepFlops:
+def step_flops(
+    model: Model, samples: int, recompute: str = "none", flash_attention: bool = True
+) -> StepFlops:
     """Operations of a step over ``samples`` sequences."""
     once = (1 + _BACKWARD) * forward_flops(model)
     again = recomputed_flops(model, recompute, flash_attention)

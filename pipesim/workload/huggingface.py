@@ -1,7 +1,7 @@
 """A `Model` from the mapping in a Hugging Face ``config.json``.
 
-Understood: llama, mistral, mixtral, qwen2, qwen3, qwen2_moe, qwen3_moe, deepseek_v2/v3, gpt2, gpt_neox and bert
-families, by the keys that their configuration classes in huggingface/transformers define.
+Understood: llama, mistral, mixtral, qwen2, qwen3, qwen2_moe, qwen3_moe, deepseek_v2/v3, gpt2, gpt_neox and
+bert families, by the keys that their configuration classes in huggingface/transformers define.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ from pipesim.errors import ConfigError, Problem, nearest
 from pipesim.workload.load import model_from_mapping
 from pipesim.workload.model import Model
 
-_LLAMA_LIKE = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3")
+_LLAMA_LIKE = (
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen2_moe",
+    "qwen3_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+)
 FAMILIES = (*_LLAMA_LIKE, "gpt2", "gpt_neox", "bert")
 
 
@@ -22,7 +32,9 @@ def is_huggingface(mapping: Mapping[str, Any]) -> bool:
     return "model_type" in mapping or "num_hidden_layers" in mapping or "n_layer" in mapping
 
 
-def model_from_huggingface(config: Mapping[str, Any], sequence: int | None = None, name: str | None = None) -> Model:
+def model_from_huggingface(
+    config: Mapping[str, Any], sequence: int | None = None, name: str | None = None
+) -> Model:
     """A model from a parsed config.json.
 
     ``sequence`` is the length trained on; without it the longest that the config allows. Raises ConfigError
@@ -31,7 +43,9 @@ def model_from_huggingface(config: Mapping[str, Any], sequence: int | None = Non
     family = config.get("model_type")
     if family not in FAMILIES:
         close = nearest(str(family), FAMILIES)
-        raise ConfigError([Problem("model.model_type", "unknown family", repr(family), ", ".join(FAMILIES), close)])
+        raise ConfigError(
+            [Problem("model.model_type", "unknown family", repr(family), ", ".join(FAMILIES), close)]
+        )
     read = {"gpt2": _gpt2, "bert": _bert, "gpt_neox": _gpt_neox}.get(family, _llama)
     _check_keys(config, _NEEDED.get(family, _LLAMA_KEYS))
     mapping = {key: value for key, value in read(config).items() if value is not None}
@@ -122,7 +136,11 @@ def _gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gpt_neox(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_common(config), "positions": 0, "tied_embeddings": bool(config.get("tie_word_embeddings", False))}
+    return {
+        **_common(config),
+        "positions": 0,
+        "tied_embeddings": bool(config.get("tie_word_embeddings", False)),
+    }
 
 
 def _bert(config: Mapping[str, Any]) -> dict[str, Any]:

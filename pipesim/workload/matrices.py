@@ -1,4 +1,5 @@
-"""The weight matrices of a layer and of the head: one list that parameters, FLOPs, bytes and times derive from.
+"""The weight matrices of a layer and of the head: one list that parameters, FLOPs, bytes and times derive
+from.
 
 Sources: GPT, Narayanan et al. 2021 (arXiv 2104.04473) appendix; grouped queries, SwiGLU, experts and latent
 attention as counted by NVIDIA/Megatron-LM:megatron/training/training.py (num_floating_point_operations);
@@ -87,9 +88,7 @@ def _expert_matrices(model: Model, moe: Experts) -> tuple[Matrix, ...]:
     return (router, *routed, *shared)
 
 
-def _block(
-    model: Model, name: str, width: int, bias: bool, copies: int = 1, active: int = 1
-) -> tuple[Matrix, ...]:
+def _block(model: Model, name: str, width: int, bias: bool, copies: int = 1, active: int = 1) -> tuple[Matrix, ...]:
     up_width = width * (2 if model.gated_mlp else 1)
     return (
         Matrix(f"{name}_up", model.hidden, up_width, "column", bias, copies, active),

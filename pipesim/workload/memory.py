@@ -1,19 +1,23 @@
 """Bytes per GPU: the activations that a forward leaves for its backward, and the state of weights.
 
 Activations follow Korthikanti et al. 2022 (arXiv 2205.05198), section 4, term by term, extended to grouped
-queries, gated MLPs, experts, latent attention and FlashAttention. For GPT in half precision they are exactly
-s b h (34 + 5 a s / h), with tensor parallelism s b h (10 + 24/t + 5 a s / (h t)), with sequence parallelism all
-of it / t, with selective recomputation without the 5 a s / h, with full recomputation 2 s b h.
+queries, gated MLPs, experts, latent attention and FlashAttention. For GPT in half precision they are
+exactly s b h (34 + 5 a s / h), with tensor parallelism s b h (10 + 24/t + 5 a s / (h t)), with sequence
+parallelism all of it / t, with selective recomputation without the 5 a s / h, with full recomputation 2 s b
+h.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import Count
 from pipesim.workload.training import Training
+
+LayerBytes = Callable[[Model, bool, Training, "Shard"], float]
 
 _MASK = 1
 _STATISTICS = 4
@@ -27,9 +31,9 @@ class Shard:
     """How the layers of one stage are cut over the GPUs that act as one rank.
 
     ``tensor`` ways of tensor parallelism, ``context`` ways along the sequence, ``expert`` ways of expert
-    parallelism. With ``expert`` > 1 each expert lies whole on one GPU and the tokens of a tensor-parallel group
-    are divided among its members (Megatron Core with an expert tensor-parallel size of 1); otherwise experts
-    are split over ``tensor`` like any other MLP.
+    parallelism. With ``expert`` > 1 each expert lies whole on one GPU and the tokens of a tensor-parallel
+    group are divided among its members (Megatron Core with an expert tensor-parallel size of 1); otherwise
+    experts are split over ``tensor`` like any other MLP.
     """
 
     tensor: int = 1
@@ -81,6 +85,16 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
         + attention_core(model, training, shard)
         + feed_forward(model, training, shard)
     )
+
+
+def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+    """Bytes that one layer's backward works in at its widest: gradients around the feed-forward block, and with
+    sequence parallelism the gathered input and its gradient.
+    """
+    width = model.moe.ffn * model.moe.top_k if mixture and model.moe else model.ffn
+    features = _hidden_features(model, width) / shard.tensor
+    gathered = 2 * model.hidden if shard.sequence_parallel else model.hidden
+    return training.element_bytes * tokens(model, training, shard) * (features + gathered)
 
 
 def _attention(model: Model, training: Training, shard: Shard) -> float:
@@ -185,9 +199,9 @@ class StateBytes:
 def bytes_per_parameter(training: Training) -> StateBytes:
     """Unsharded bytes per parameter: 18 for Adam in bf16 with fp32 gradients, 16 with half ones or in fp32.
 
-    Weights and gradients as `Training` says, an fp32 master copy unless the weights are fp32 themselves, and
-    the optimizer's moments (NVIDIA/Megatron-LM, documentation of the distributed optimizer; Korthikanti et al.
-    2022, Figure 1, whose bars are 18 bytes per parameter).
+    Weights and gradients as `Training` says, an fp32 master copy unless the weights are fp32 themselves,
+    and the optimizer's moments (NVIDIA/Megatron-LM, documentation of the distributed optimizer; Korthikanti
+    et al. 2022, Figure 1, whose bars are 18 bytes per parameter).
     """
     optimizer = _MASTER[training.precision] + _MOMENTS[training.optimizer]
     return StateBytes(training.element_bytes, training.gradient_bytes, optimizer)

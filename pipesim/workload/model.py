@@ -45,12 +45,13 @@ class Latent:
 class Model:
     """A decoder or encoder stack with its embedding and head; see `load.py` for where one comes from.
 
-    ``sequence`` is the length trained on; ``positions`` the number of learned position embeddings (0: rotary,
-    which has no parameters). ``ffn`` is the width of a dense feed-forward layer, 4 x hidden in GPT.
+    ``sequence`` is the length trained on; ``positions`` the number of learned position embeddings (0:
+    rotary, which has no parameters). ``ffn`` is the width of a dense feed-forward layer, 4 x hidden in GPT.
     ``gated_mlp`` means SwiGLU (three matrices instead of two). ``biases`` are those of all linear layers,
     ``qkv_bias`` those of the query, key and value projection alone. ``head`` is ``lm`` (final norm and
     vocabulary projection), ``bert`` (masked-language-model transform and decoder with bias, pooler, and
-    next-sentence classifier) or ``none``. ``token_types`` is 2 in BERT, and the embedding then has its own norm.
+    next-sentence classifier) or ``none``. ``token_types`` is 2 in BERT, and the embedding then has its own
+    norm.
     """
 
     name: str

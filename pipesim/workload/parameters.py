@@ -12,8 +12,8 @@ from pipesim.workload.model import Model
 class Count:
     """Parameters in three groups, because parallelism divides them differently.
 
-    ``split``: divided by tensor parallelism; ``experts``: routed experts, divided by expert parallelism (or by
-    tensor parallelism without it); ``replicated``: norms, biases after a row split, positions, routers.
+    ``split``: divided by tensor parallelism; ``experts``: routed experts, divided by expert parallelism (or
+    by tensor parallelism without it); ``replicated``: norms, biases after a row split, positions, routers.
     """
 
     split: int = 0
@@ -21,9 +21,7 @@ class Count:
     replicated: int = 0
 
     def __add__(self, other: Count) -> Count:
-        return Count(
-            self.split + other.split, self.experts + other.experts, self.replicated + other.replicated
-        )
+        return Count(self.split + other.split, self.experts + other.experts, self.replicated + other.replicated)
 
     @property
     def total(self) -> int:
@@ -31,7 +29,8 @@ class Count:
         return self.split + self.experts + self.replicated
 
     def per_gpu(self, tensor: int = 1, expert: int = 1) -> float:
-        """Parameters that one GPU holds. With ``expert`` > 1 experts are whole, else split over ``tensor``."""
+        """Parameters that one GPU holds. With ``expert`` > 1 experts are whole, else split over
+        ``tensor``."""
         expert_ways = expert if expert > 1 else tensor
         return self.split / tensor + self.experts / expert_ways + self.replicated
 

@@ -18,12 +18,12 @@ class Training:
     ``micro_batch`` and ``global_batch`` count sequences. ``precision`` is that of the matrix products; with
     ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
     attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
-    al. 2022, arXiv 2205.05198, section 5). ``zero`` shards over data-parallel ranks: 1 optimizer state, 2 and
-    gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in fp32, ``half`` in the
-    precision of the weights. ``flash_attention`` False means separate kernels with the scores in memory, as in
-    Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the tensor-parallel group
-    (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``layer_floor_s`` are the least seconds that the
-    host needs to launch one layer's forward and backward kernels (see `pipesim.costs.layer`).
+    al. 2022, arXiv 2205.05198, section 5). ``zero`` shards over data-parallel ranks: 1 optimizer state, 2
+    and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in fp32, ``half`` in
+    the precision of the weights. ``flash_attention`` False means separate kernels with the scores in
+    memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
+    tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
+    runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -38,7 +38,7 @@ class Training:
     flash_attention: bool = True
     gradients: str = "fp32"
     scatter_gather: bool = True
-    layer_floor_s: tuple[float, float] = (0.0, 0.0)
+    launch_floor: bool = True
 
     def __post_init__(self) -> None:
         problems = [
@@ -52,7 +52,9 @@ class Training:
         for field in ("micro_batch", "global_batch"):
             if getattr(self, field) < 1:
                 allowed = "a whole number of at least 1"
-                problems.append(Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed))
+                problems.append(
+                    Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed)
+                )
         if problems:
             raise ConfigError(problems)
 

@@ -28,7 +28,9 @@ def test_full_recomputation_is_narayanan_equation_3(name):
     """96 B L s h^2 (1 + s/(6h) + V/(16 h L))."""
     model = model_from_catalog(name)
     L, s, h, V = _sizes(model)
-    assert step_flops(model, 2, "full").hardware == 2 * (96 * L * s * h * h + 16 * L * s * s * h + 6 * s * h * V)
+    assert step_flops(model, 2, "full").hardware == 2 * (
+        96 * L * s * h * h + 16 * L * s * s * h + 6 * s * h * V
+    )
 
 
 @pytest.mark.parametrize("name", GPTS)
@@ -51,7 +53,8 @@ def test_a_gpt_layer_does_24_s_h_squared_plus_4_s_squared_h():
 
 
 def test_deepseek_v3_forward_is_the_sum_of_its_published_parts():
-    """73.2 GFLOP per token in matrices; 10.2 in causal attention at s = 4096, hence twice that in full squares."""
+    """73.2 GFLOP per token in matrices; 10.2 in causal attention at s = 4096, hence twice that in full
+    squares."""
     model = model_from_catalog("deepseek-v3")
     attention = model.layers * attention_core_flops(model) / model.sequence
     assert f"{attention / 2 / 1e9:.1f}" == "10.2"

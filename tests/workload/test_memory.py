@@ -75,7 +75,8 @@ def test_flash_attention_keeps_one_fp32_statistic_per_query_and_head_instead_of_
 
 
 def test_a_gated_grouped_layer_without_dropout_counts_each_stored_tensor():
-    """Norm inputs and outputs 8 h, queries and output 4 a d, keys and values 4 g d, SwiGLU 6 f, statistics 4 a."""
+    """Norm inputs and outputs 8 h, queries and output 4 a d, keys and values 4 g d, SwiGLU 6 f, statistics
+    4 a."""
     model = model_from_catalog("llama-3-8b")
     per_token = 8 * 4096 + 4 * 32 * 128 + 4 * 8 * 128 + 6 * 14336 + 4 * 32
     assert layer_activations(model, False, Training(), Shard()) == per_token * 8192
@@ -84,7 +85,9 @@ def test_a_gated_grouped_layer_without_dropout_counts_each_stored_tensor():
 def test_experts_keep_one_copy_of_each_token_per_visit():
     model = model_from_catalog("mixtral-8x7b")
     dense = replace(model, moe=None, ffn=0)
-    extra = layer_working_set(model, True, Training(), Shard()) - layer_working_set(dense, False, Training(), Shard())
+    extra = layer_working_set(model, True, Training(), Shard()) - layer_working_set(
+        dense, False, Training(), Shard()
+    )
     assert extra == model.sequence * (2 * 2 * (4096 + 3 * 14336) + 4 * 8)
 
 
@@ -92,7 +95,9 @@ def test_expert_parallelism_with_tensor_parallelism_divides_tokens_and_not_exper
     model = model_from_catalog("mixtral-8x7b")
     together = Shard(tensor=2, expert=1, sequence_parallel=True)
     apart = Shard(tensor=2, expert=8, sequence_parallel=True)
-    saved = layer_working_set(model, True, Training(), together) - layer_working_set(model, True, Training(), apart)
+    saved = layer_working_set(model, True, Training(), together) - layer_working_set(
+        model, True, Training(), apart
+    )
     assert saved == model.sequence * 2 * 2 * model.hidden / 2
 
 
@@ -117,9 +122,7 @@ def test_bytes_per_parameter(precision, gradients, total):
     assert each.weights + each.gradients + each.optimizer == total
 
 
-@pytest.mark.parametrize(
-    ("zero", "expected"), [(0, 18.0), (1, 6 + 12 / 64), (2, 2 + 16 / 64), (3, 18 / 64)]
-)
+@pytest.mark.parametrize(("zero", "expected"), [(0, 18.0), (1, 6 + 12 / 64), (2, 2 + 16 / 64), (3, 18 / 64)])
 def test_zero_stages_shard_optimizer_then_gradients_then_weights(zero, expected):
     state = state_bytes(1.0, Training(zero=zero), 64)
     assert state.weights + state.gradients + state.optimizer == expected

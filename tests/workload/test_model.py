@@ -28,7 +28,8 @@ HUGGINGFACE = {
         "model_type": "deepseek_v3", "hidden_size": 7168, "num_hidden_layers": 61, "num_attention_heads": 128,
         "num_key_value_heads": 128, "intermediate_size": 18432, "vocab_size": 129280,
         "max_position_embeddings": 163840, "n_routed_experts": 256, "n_shared_experts": 1,
-        "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "first_k_dense_replace": 3, "moe_layer_freq": 1,
+        "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
+        "moe_layer_freq": 1,
         "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
         "v_head_dim": 128,
     },
@@ -83,7 +84,13 @@ def test_a_mapping_without_details_is_a_gpt():
 
 def test_a_gated_mapping_is_a_llama():
     model = model_from_mapping({**GPT, "gated_mlp": True, "hidden": 4096, "heads": 32})
-    assert (model.ffn, model.norm, model.biases, model.rotary, model.dropout) == (11008, "rms", False, True, False)
+    assert (model.ffn, model.norm, model.biases, model.rotary, model.dropout) == (
+        11008,
+        "rms",
+        False,
+        True,
+        False,
+    )
 
 
 def problems_of(mapping):
@@ -133,10 +140,12 @@ def test_an_unknown_catalog_name_suggests_the_nearest():
 
 
 def test_an_unknown_hugging_face_family_is_refused():
-    with pytest.raises(ConfigError, match="mistrall.*did you mean mistral"):
+    with pytest.raises(ConfigError, match=r"mistrall.*did you mean mistral"):
         model_from_huggingface({"model_type": "mistrall", "hidden_size": 8})
 
 
 def test_a_hugging_face_config_without_a_key_names_it():
     with pytest.raises(ConfigError, match=r"model\.n_head"):
-        model_from_huggingface({"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "vocab_size": 9, "n_positions": 4})
+        model_from_huggingface(
+            {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "vocab_size": 9, "n_positions": 4}
+        )

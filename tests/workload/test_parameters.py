@@ -26,7 +26,8 @@ EXACT = {
     "mixtral-8x22b": 140_620_634_112,
 }
 
-# Billions, to the digits printed in arXiv 2205.05198 (first four), arXiv 2104.04473 Table 1, arXiv 2412.19437.
+# Billions, to the digits printed in arXiv 2205.05198 (first four), arXiv 2104.04473 Table 1, arXiv
+# 2412.19437.
 PRINTED = {
     "gpt-22b": "22.07", "gpt3-175b": "174.6", "mt-nlg-530b": "529.6", "gpt-1t": "1008",
     "gpt-1.7b": "1.7", "gpt-3.6b": "3.6", "gpt-7.5b": "7.5", "gpt-18b": "18.4", "gpt-39b": "39.1",
