@@ -36,17 +36,19 @@ def _schedules() -> list[Entry]:
 
 def _schedule(name: str, aliases: list[str]) -> Entry:
     from pipesim.config import schedule_options
+    from pipesim.errors import ScheduleError
     from pipesim.schedules import get
 
     try:
-        cls = get(name)
-    except Exception as error:  # somebody else's plug-in may fail in any way when it is imported
+        options = schedule_options(name)
+    except ScheduleError as error:
         return _unavailable(name, aliases, str(error))
+    cls = get(name)
     return {
         "name": name,
         "aliases": aliases,
         "summary": cls.summary,
-        "options": {key: _option(option) for key, option in schedule_options(name).items()},
+        "options": {key: _option(option) for key, option in options.items()},
         "requires": cls.requires,
         "bubble": cls.bubble,
         "memory": cls.memory,
@@ -60,7 +62,7 @@ def _option(option: Option) -> Entry:
 
 def _unavailable(name: str, aliases: list[str], why: str) -> Entry:
     nothing = {"requires": "", "bubble": "", "memory": "", "source": ""}
-    return {"name": name, "aliases": aliases, "summary": f"cannot be loaded: {why}", "options": {}, **nothing}
+    return {"name": name, "aliases": aliases, "summary": why, "options": {}, **nothing}
 
 
 def _schedule_row(entry: Entry) -> list[str]:
