@@ -106,8 +106,6 @@ def _quantity(parse: Callable[[object], float]) -> Callable[[object], float]:
             return parse(value)
         except units.UnitError as error:
             raise refuse(error.message, error.allowed, error.nearest) from None
-        except OverflowError:
-            raise refuse("too large", "a number below 1e308") from None
 
     return read
 

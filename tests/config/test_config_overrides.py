@@ -42,7 +42,10 @@ def test_null_takes_a_key_out() -> None:
 
 @pytest.mark.parametrize(
     ("key", "path", "value"),
-    [("schedule", "schedule.chunks=2", {"name": "x", "chunks": 2}), ("gpu", "gpu.memory=5", {"base": "x", "memory": 5})],
+    [
+        ("schedule", "schedule.chunks=2", {"name": "x", "chunks": 2}),
+        ("gpu", "gpu.memory=5", {"base": "x", "memory": 5}),
+    ],
 )
 def test_a_bare_name_opens_up(key: str, path: str, value: object) -> None:
     assert apply({key: "x"}, [path])[0] == {key: value}
