@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +57,9 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
     if hardware is not None and training is not None:
         yield from _precision(hardware, training)
     if model is not None and parallelism is not None:
-        yield from _model_splits(model, parallelism)
-    if model is not None and parallelism is not None and training is not None:
-        yield from _sequence_split(model, parallelism, training)
-        if schedule is not None:
-            yield from _partition(model, parallelism, schedule, training)
+        yield from _model_splits(model, parallelism, training)
+    if model is not None and parallelism is not None and training is not None and schedule is not None:
+        yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
         yield from _batches(schedule, parallelism, training)
 
@@ -155,22 +154,32 @@ def _precision(hardware: BuiltCluster, training: Training) -> Iterator[Problem]:
         yield Problem("training.precision", message, repr(training.precision), ", ".join(known))
 
 
-def _model_splits(model: Model, parallelism: Parallelism) -> Iterator[Problem]:
-    """Whether the axes divide what they split."""
-    yield from _divides(parallelism.tensor, model.heads, "parallelism.tensor", "attention heads")
-    yield from _kv_heads(parallelism.tensor, model.kv_heads)
-    yield from _divides(parallelism.context, model.sequence, "parallelism.context", "tokens of a sequence")
+def _model_splits(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
+    """Whether the axes divide what they split; one complaint per axis is enough."""
+    tensor = chain(_heads(model, parallelism.tensor), _sequence_parallel(model, parallelism, training))
+    context = _divides(parallelism.context, model.sequence, "parallelism.context", "tokens of a sequence")
+    yield from islice(tensor, 1)
+    yield from context
     yield from _experts(parallelism, model)
 
 
-def _sequence_split(model: Model, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+def _heads(model: Model, tensor: int) -> Iterator[Problem]:
+    """Key-value heads are split over the tensor axis too, or copied when there are fewer of them."""
+    path, groups = "parallelism.tensor", model.kv_heads
+    yield from _divides(tensor, model.heads, path, "attention heads")
+    if groups % tensor and tensor % groups:
+        allowed = f"a divisor or a multiple of {groups}"
+        yield Problem(path, "does not split the key-value heads", f"{tensor} for {groups}", allowed)
+
+
+def _sequence_parallel(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
     """Sequence parallelism cuts each context rank's tokens once more, over the tensor axis."""
-    ways = parallelism.tensor * parallelism.context
-    if training.sequence_parallel is not False and parallelism.tensor > 1 and model.sequence % ways:
-        message = "does not divide the tokens of a sequence; turn training.sequence_parallel off, or"
-        yield Problem(
-            "parallelism.tensor", message, f"tensor x context = {ways} for {model.sequence}", _divisors(model.sequence)
-        )
+    tensor, (tokens, rest) = parallelism.tensor, divmod(model.sequence, parallelism.context)
+    wanted = training is None or training.sequence_parallel is not False
+    if wanted and not rest and tokens % tensor:
+        message = "sequence parallelism does not divide the tokens of a rank"
+        near = "training.sequence_parallel: false"
+        yield Problem("parallelism.tensor", message, f"{tensor} for {tokens}", _divisors(tokens), near)
 
 
 def _layout(parallelism: Parallelism) -> Sequence[Problem]:
@@ -204,13 +213,6 @@ def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:
 def _divisors(number: int) -> str:
     small = [d for d in range(1, min(number, 10**6) + 1) if number % d == 0]
     return ", ".join(map(str, small[:16])) + (", ..." if len(small) > 16 else "")
-
-
-def _kv_heads(tensor: int, groups: int) -> Iterator[Problem]:
-    """Key-value heads are split over the tensor axis, or copied when there are fewer of them."""
-    if groups % tensor and tensor % groups:
-        allowed = f"a divisor or a multiple of {groups}"
-        yield Problem("parallelism.tensor", "does not split the key-value heads", f"{tensor} for {groups}", allowed)
 
 
 def _experts(parallelism: Parallelism, model: Model) -> Iterator[Problem]:
