@@ -71,14 +71,16 @@ class GroupedInterleaved(Schedule):
         return Program.from_arrays(self.placement(p), columns, m)
 
     def theory(self, setting: Setting) -> Theory | None:
-        """Equal stages, free transfers, whole groups of at least P/2, at least two of them, I no shorter than F.
+        """Equal stages, free transfers, at least two whole groups, and W no longer than I.
 
-        Table 1's two rows are the ends of one formula: a group of g < P idles (P - g)(V - 1) times
-        (F + I - W) longer than a group of P. The table has P/2 for P - g, which is exact for even P.
+        Table 1's two rows are the ends of one formula: groups of g < P idle (V-1)(P-g)(F+I-W) longer than
+        groups of P. Replays agree for g = P and g = P/2; in between they agree for F = I = W (where section 4
+        gives (P-g)(V-1) as well) and idle a little less otherwise.
         """
         p, m, v, g = setting.ranks, setting.microbatches, self.chunks, self.group(setting)
         f, i, w = _means(setting.costs_for(p * v))
-        if m % g or m < 2 * g or 2 * g < p:
+        exact = g == p or 2 * g == p or (2 * g > p and f == i == w)
+        if not exact or m % g or m < 2 * g or w > i:
             return None
         idle = (p - 1) * (f + i) + (v - 1) * (p - g) * (f + i - w)
         return Theory(
