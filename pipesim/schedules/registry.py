@@ -1,4 +1,4 @@
-"""The table of schedules: built-in ones by module, users' own by decorator or entry point."""
+"""The table of schedules: built-in ones by module, users' own by decorator, entry point or path."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from pipesim.errors import ScheduleError, nearest
+from pipesim.errors import PipesimError, ScheduleError, nearest
 from pipesim.ir.placement import Placement, linear
 from pipesim.ir.program import OpLike
+from pipesim.schedules import user_files
 from pipesim.schedules.base import Schedule, Setting
 
 ENTRY_POINTS = "pipesim.schedules"
@@ -54,9 +55,16 @@ _registered: dict[str, type[Schedule]] = {}
 
 
 def register(cls: type[Schedule]) -> type[Schedule]:
-    """Make a schedule class available under its name; usable as a decorator."""
+    """Make a schedule class available under its name; usable as a decorator.
+
+    Raises:
+        ScheduleError: it has no name, or that of a built-in schedule.
+    """
     if not cls.name:
         raise ScheduleError(f"{cls.__name__} needs a name to be registered")
+    taken = {**_FAMILIES, **_ALIASES}
+    if cls.name in taken and not cls.__module__.startswith(f"{__package__}."):
+        raise ScheduleError(f"{cls.name!r} is a built-in schedule; choose another name for {cls.__name__}")
     _registered[cls.name] = cls
     return cls
 
@@ -75,18 +83,52 @@ def aliases() -> dict[str, str]:
 def get(name: str) -> type[Schedule]:
     """The schedule class called ``name``.
 
+    ``name`` may also be ``path/to/file.py:schedule``, which runs that file and takes the schedule that it
+    registers under this name, or from the function or class of this name.
+
     Raises:
         ScheduleError: there is none; the message names the nearest.
     """
+    if reference := user_files.parse(name):
+        return _from_file(*reference)
     key = aliases().get(name, name)
     if key not in _registered and key in _FAMILIES:
         importlib.import_module(f"pipesim.schedules.{_FAMILIES[key]}")
     if key not in _registered and key in _plugins():
-        _plugins()[key].load()
+        _load_plugin(key)
     if key not in _registered:
         hint = nearest(name, [*names(), *_ALIASES])
         raise ScheduleError(f"no schedule is called {name!r}" + (f"; did you mean {hint!r}?" if hint else ""))
     return _registered[key]
+
+
+def _from_file(path: str, wanted: str) -> type[Schedule]:
+    before = dict(_registered)
+    module = user_files.run(path)
+    found = {n: cls for n, cls in _registered.items() if before.get(n) is not cls or cls.__module__ == module}
+    for name, cls in found.items():
+        if wanted in (name, cls.__name__):
+            return cls
+    if not found:
+        raise ScheduleError(f"{path} registers no schedule; decorate a function in it with @schedule({wanted!r})")
+    hint = nearest(wanted, [*found, *(cls.__name__ for cls in found.values())])
+    raise ScheduleError(
+        f"{path} registers no schedule {wanted!r}; it has: {', '.join(found)}"
+        + (f"; did you mean {hint!r}?" if hint else "")
+    )
+
+
+def _load_plugin(name: str) -> None:
+    """Import what an entry point names: a module that registers the schedule, or a schedule class."""
+    point = _plugins()[name]
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise ScheduleError(f"schedule {name!r} cannot be loaded from {point.value}: {error}") from error
+    if name not in _registered and isinstance(loaded, type) and issubclass(loaded, Schedule):
+        _registered[name] = loaded
+    if name not in _registered:
+        raise ScheduleError(f"the entry point {name} = {point.value} registers no schedule of that name")
 
 
 def create(name: str, **options: Any) -> Schedule:
@@ -114,6 +156,9 @@ def _plugins() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
+_SOME_RANKS = 4
+"""A placement puts equally many stages on each rank, whatever their number; asked with this one."""
+
 OrderFunction = Callable[[int, int, int], Iterable[OpLike]]
 
 
@@ -131,11 +176,23 @@ def schedule(
             def placement(self, ranks: int) -> Placement:
                 return placement(ranks)
 
+            def chunks_per_rank(self) -> int:
+                return placement(_SOME_RANKS).stages // _SOME_RANKS
+
             def order(self, rank: int, setting: Setting) -> Iterable[OpLike]:
-                return function(rank, setting.ranks, setting.microbatches)
+                try:
+                    return list(function(rank, setting.ranks, setting.microbatches))
+                except PipesimError:
+                    raise
+                except Exception as error:
+                    raise ScheduleError(
+                        f"schedule {name!r} failed for rank {rank} of {setting.ranks} with {setting.microbatches} "
+                        f"micro-batches: {type(error).__name__}: {error}"
+                    ) from error
 
         Custom.name, Custom.citation, Custom.summary = name, citation, (function.__doc__ or "").strip()
         Custom.__name__ = Custom.__qualname__ = function.__name__
+        Custom.__module__ = function.__module__
         register(Custom)
         return function
 
