@@ -99,7 +99,8 @@ class DualPipe(Schedule):
 
     name: ClassVar[str] = "dualpipe"
     citation: ClassVar[str] = (
-        "DeepSeek-AI, DeepSeek-V3, arXiv 2412.19437, section 3.2.1; order as in deepseek-ai/DualPipe:dualpipe/dualpipe.py"
+        "DeepSeek-AI, DeepSeek-V3, arXiv 2412.19437, section 3.2.1; order as in "
+        "deepseek-ai/DualPipe:dualpipe/dualpipe.py"
     )
     summary: ClassVar[str] = "micro-batches from both ends, forwards overlapped with backwards"
     requires: ClassVar[str] = "P even, M even, M >= 2 P"
@@ -108,7 +109,9 @@ class DualPipe(Schedule):
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Even numbers, and enough micro-batches to fill both directions."""
-        require(ranks % 2 == 0, f"{self.name}: P must be even, found {ranks}; use {ranks - 1 or 2} or {ranks + 1} ranks")
+        require(
+            ranks % 2 == 0, f"{self.name}: P must be even, found {ranks}; use {ranks - 1 or 2} or {ranks + 1} ranks"
+        )
         _enough(self.name, ranks, microbatches)
         require(
             microbatches % 2 == 0,
@@ -219,6 +222,5 @@ def bubble_fraction(stages: int, microbatches: int, chunks: int, setting: Settin
 def _enough(name: str, ranks: int, microbatches: int) -> None:
     require(
         microbatches >= 2 * ranks,
-        f"{name}: M must be at least 2 P = {2 * ranks}, found {microbatches}; "
-        f"use {2 * ranks} micro-batches or more" + (f", or at most {microbatches // 2} ranks" if microbatches > 1 else ""),
+        f"{name}: M must be at least 2 P = {2 * ranks}, found {microbatches}; use {2 * ranks} micro-batches or more",
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Placement, looped
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, option, require
+from pipesim.schedules.base import Schedule, Setting, Theory, option, require
 from pipesim.schedules.registry import register
 from pipesim.schedules.shapes import Ops, ops, warmup_steady_drain
 
@@ -35,7 +35,9 @@ class InterleavedZeroBubble(Schedule):
     memory: ClassVar[str] = "P on every rank"
 
     chunks: int = option(2, "stages per rank")
-    optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
+    optimizer: Literal["synchronous", "post-validated"] = option(
+        "synchronous", "whether ranks wait for each other before the optimizer step"
+    )
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Rounds of equal size."""

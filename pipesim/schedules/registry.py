@@ -52,6 +52,8 @@ _ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
 """Other names that scripts may use -> the schedule that they mean, and options preset."""
 
 _registered: dict[str, type[Schedule]] = {}
+_defined_in: dict[str, dict[str, type[Schedule]]] = {}
+"""Module -> the schedules that it registered: two users' files may use the same name."""
 
 
 def register(cls: type[Schedule]) -> type[Schedule]:
@@ -66,6 +68,7 @@ def register(cls: type[Schedule]) -> type[Schedule]:
     if cls.name in taken and not cls.__module__.startswith(f"{__package__}."):
         raise ScheduleError(f"{cls.name!r} is a built-in schedule; choose another name for {cls.__name__}")
     _registered[cls.name] = cls
+    _defined_in.setdefault(cls.__module__, {})[cls.name] = cls
     return cls
 
 
@@ -103,9 +106,7 @@ def get(name: str) -> type[Schedule]:
 
 
 def _from_file(path: str, wanted: str) -> type[Schedule]:
-    before = dict(_registered)
-    module = user_files.run(path)
-    found = {n: cls for n, cls in _registered.items() if before.get(n) is not cls or cls.__module__ == module}
+    found = _defined_in.get(user_files.run(path), {})
     for name, cls in found.items():
         if wanted in (name, cls.__name__):
             return cls
