@@ -9,6 +9,7 @@ from pipesim.errors import DeadlockError, ProgramError
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind, Op
 from pipesim.ir.program import Program
+from pipesim.ir.replay import NEVER, earliest_ends
 from pipesim.ir.rules import ROLE_KINDS, RULES
 from pipesim.ir.waiting import describe_deadlock
 
@@ -39,30 +40,9 @@ def check_progress(graph: OpGraph) -> None:
     Raises:
         DeadlockError: naming what each rank waits for.
     """
-    done = _replay_order(graph)
+    done = earliest_ends(graph, np.zeros(len(graph), np.int64)) != NEVER
     if not done.all():
         raise DeadlockError(describe_deadlock(graph, done))
-
-
-def _replay_order(graph: OpGraph) -> NDArray[np.bool_]:
-    """Which nodes run when every stream goes on as far as it can, round after round."""
-    starts, dep_starts, dep_node = graph.starts.tolist(), graph.dep_starts.tolist(), graph.dep_node.tolist()
-    done = [False] * len(graph)
-    cursor = starts[:-1]
-    ends = starts[1:]
-    active = list(range(len(cursor)))
-    while active:
-        before = sum(cursor)
-        for stream in active:
-            node = cursor[stream]
-            while node < ends[stream] and all(done[d] for d in dep_node[dep_starts[node] : dep_starts[node + 1]]):
-                done[node] = True
-                node += 1
-            cursor[stream] = node
-        active = [s for s in active if cursor[s] < ends[s]]
-        if sum(cursor) == before:
-            break
-    return np.array(done, bool)
 
 
 def _check_range(program: Program) -> None:

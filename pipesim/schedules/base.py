@@ -115,6 +115,18 @@ class Schedule:
         """Published closed forms for this setting; None outside their domain."""
         return None
 
+    def gradient_triggers(self, program: Program) -> NDArray[np.int64] | None:
+        """The op after which a stage's gradient reduction may start on a rank, shape (P, S), -1 where not held.
+
+        None for the usual rule: after the stage's last backward on that rank.
+        """
+        return None
+
+    @property
+    def blocking_reductions(self) -> bool:
+        """Whether the compute stream waits for each gradient reduction."""
+        return False
+
     @property
     def synchronous_optimizer(self) -> bool:
         """Whether all ranks wait for each other before the optimizer step."""
