@@ -14,6 +14,7 @@ from pipesim.config.checks import Sections, abstract_problems, cluster_problems
 from pipesim.config.document import AbstractConfig, ClusterConfig, Config
 from pipesim.config.faults import problems_of
 from pipesim.config.reading import plain, read_file
+from pipesim.config.schedule import relative_to
 from pipesim.config.section import listed
 from pipesim.errors import ConfigError, Problem, nearest
 
@@ -50,6 +51,8 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: S
 
 def _check(data: dict[str, Any], overrides: Sequence[str], directory: Path) -> Config:
     data, problems = setting.apply(data, overrides)
+    if "schedule" in data:
+        data = {**data, "schedule": relative_to(directory, data["schedule"])}
     kind, form_problems = _form(data)
     problems += form_problems
     if kind is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from pipesim.ir.program import Program
 from pipesim.ir.schedule_csv import read_schedule_csv
 from pipesim.ir.verify import check_progress, verify
 from pipesim.lowering.connect import connect
-from pipesim.schedules.base import Schedule, Setting, option, require
+from pipesim.schedules.base import Schedule, Setting, require
 from pipesim.schedules.registry import register
 
 
@@ -27,12 +27,11 @@ class Custom(Schedule):
     summary: ClassVar[str] = "read from a PyTorch pipelining schedule CSV"
     requires: ClassVar[str] = "the P and M of the file"
 
-    file: str = option("", "path of the CSV file, compute_only or compute_comms")
+    file: str = field(metadata={"help": "path of the CSV file, compute_only or compute_comms", "path": True})
 
-    @cached_property
+    @property
     def _program(self) -> Program:
-        require(bool(self.file), f"{self.name}: needs the option file, the path of a schedule CSV")
-        return load(Path(self.file))
+        return load(self.file)
 
     def check(self, ranks: int, microbatches: int) -> None:
         """The numbers of the file."""
@@ -69,14 +68,26 @@ class Custom(Schedule):
         return self._program
 
 
-def load(path: Path) -> Program:
-    """Read and verify a schedule CSV.
+def load(file: str) -> Program:
+    """Read and verify a schedule CSV; once for every version of the file.
 
     Raises:
         ScheduleError: the file cannot be read.
         ProgramError: it is no schedule, or the ops break a rule.
         DeadlockError: ranks wait for each other.
     """
+    path = Path(file)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ScheduleError(f"cannot read the schedule file {path}: {error.strerror}") from error
+    except ValueError as error:  # a null character in the path
+        raise ScheduleError(f"cannot read the schedule file {file!r}: {error}") from error
+    return _load(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path, _changed_ns: int, _size: int) -> Program:
     try:
         program = read_schedule_csv(_text(path))
         verify(program)
@@ -96,5 +107,3 @@ def _text(path: Path) -> str:
         raise ProgramError(f"not UTF-8 text: byte 0x{byte:02x} at position {error.start}") from error
     except OSError as error:
         raise ScheduleError(f"cannot read the schedule file {path}: {error.strerror}") from error
-    except ValueError as error:  # a null character in the path
-        raise ScheduleError(f"cannot read the schedule file {str(path)!r}: {error}") from error

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
 from pipesim.errors import PipesimError, ScheduleError, nearest
 from pipesim.ir.placement import Placement, linear
-from pipesim.ir.program import OpLike
+from pipesim.ir.program import OpLike, Program
+from pipesim.ir.verify import verify
 from pipesim.schedules import user_files
 from pipesim.schedules.base import Schedule, Setting
 
@@ -83,6 +84,11 @@ def aliases() -> dict[str, str]:
     return {alias: name for alias, (name, _) in _ALIASES.items()}
 
 
+def in_file(name: str) -> bool:
+    """Whether ``name`` is of the form ``path/to/file.py:schedule``, or was meant to be."""
+    return user_files.is_reference(name)
+
+
 def get(name: str) -> type[Schedule]:
     """The schedule class called ``name``.
 
@@ -92,8 +98,8 @@ def get(name: str) -> type[Schedule]:
     Raises:
         ScheduleError: there is none; the message names the nearest.
     """
-    if reference := user_files.parse(name):
-        return _from_file(*reference)
+    if in_file(name):
+        return _from_file(*user_files.parse(name))
     key = aliases().get(name, name)
     if key not in _registered and key in _FAMILIES:
         importlib.import_module(f"pipesim.schedules.{_FAMILIES[key]}")
@@ -149,7 +155,11 @@ def create(name: str, **options: Any) -> Schedule:
                 + (f"; did you mean {hint!r}?" if hint else "")
             )
     _, preset = _ALIASES.get(name, (name, {}))
-    return cls(**{**preset, **options})
+    given = {**preset, **options}
+    for f in fields(cls):
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in given:
+            raise ScheduleError(f"schedule {name!r} needs the option {f.name!r}: {f.metadata.get('help', '')}")
+    return cls(**given)
 
 
 @cache
@@ -179,6 +189,11 @@ def schedule(
 
             def chunks_per_rank(self) -> int:
                 return placement(_SOME_RANKS).stages // _SOME_RANKS
+
+            def program(self, setting: Setting) -> Program:
+                made = super().program(setting)
+                verify(made)
+                return made
 
             def order(self, rank: int, setting: Setting) -> Iterable[OpLike]:
                 try:

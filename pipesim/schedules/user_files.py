@@ -15,20 +15,22 @@ _modules: dict[tuple[str, int, int], str] = {}
 """Files that have run, by path, time of change and size -> the name of their module."""
 
 
-def parse(name: str) -> tuple[str, str] | None:
-    """Path and schedule of ``path/to/file.py:schedule``, or None when ``name`` is not of that form.
+def is_reference(name: str) -> bool:
+    """Whether ``name`` leads to a Python file; it may still lack the schedule in it."""
+    return name.rpartition(":")[0].endswith(_SUFFIX) or name.endswith(_SUFFIX)
+
+
+def parse(name: str) -> tuple[str, str]:
+    """Path and schedule of ``path/to/file.py:schedule``.
 
     Raises:
-        ScheduleError: it names a file, but no schedule in it.
+        ScheduleError: it names no schedule in the file.
     """
-    path, colon, wanted = name.rpartition(":")
-    if colon and path.endswith(_SUFFIX):
-        if not wanted:
-            raise ScheduleError(f"{name!r} names no schedule; write {path}:NAME")
-        return path, wanted
-    if name.endswith(_SUFFIX):
-        raise ScheduleError(f"{name!r} names a file but no schedule in it; write {name}:NAME")
-    return None
+    path, _, wanted = name.rpartition(":")
+    if not path.endswith(_SUFFIX) or not wanted:
+        path = path or name
+        raise ScheduleError(f"{name!r} names a file but no schedule in it; write {path}:NAME")
+    return path, wanted
 
 
 def run(path: str) -> str:
