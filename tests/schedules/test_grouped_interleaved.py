@@ -113,7 +113,7 @@ def test_dominant_backwards_need_larger_groups(costs, group):
 def test_awkward_sizes_run(name, p, m, v):
     """Few micro-batches, odd ranks, broken groups and a single chunk verify and replay without deadlock."""
     timeline = replay(create(name, chunks=v).program(Setting(p, m)), 2, 3, 2)
-    assert timeline.makespan >= (m * v + p - 1) * 7 - 7 * (p - 1)
+    assert min(idle(timeline)) == timeline.makespan - 7 * m * v >= 0
 
 
 @pytest.mark.parametrize("name", ["gis", "gis-h"])
