@@ -1,26 +1,34 @@
-"""The artist that draws boxes: as polygons with numbers where they are wide, as exact pixel averages where not.
+"""The artist that draws boxes: as polygons with numbers where they are wide, as shares of time where not.
 
 The choice is made when the picture is drawn, so it follows the file's resolution and an interactive zoom.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.collections import PathCollection, PolyCollection
-from matplotlib.transforms import Affine2D
+from matplotlib.text import Text
+from matplotlib.transforms import Affine2D, ScaledTranslation
 from numpy.typing import NDArray
 
 from pipesim.report import coverage, labels
 from pipesim.report.boxes import Boxes
-from pipesim.report.colours import ink_on
+from pipesim.report.colours import MUTED, ink_on
 
 Floats = NDArray[np.float64]
 
-NARROW = 3.0
-"""Pixels below which the median box of a lane is drawn as coverage rather than as a polygon."""
+NARROW = 1.5
+"""Points below which ops cannot be told apart: where the median is less, shares of time are drawn instead."""
+
+WINDOW = 8
+"""Ops over which these shares are averaged."""
+
+NOTE = "too fine to draw op by op: heights are shares of time"
 
 SEPARATOR = 0.7
 """Points of white between neighbouring boxes, where they are wide enough to spare it."""
@@ -42,25 +50,20 @@ class Bars(Artist):
         if not self.get_visible() or self.axes is None:
             return
         boxes = _within(self.boxes, *sorted(self.axes.get_xlim()))
-        dense = self._dense(boxes, renderer.get_image_magnification())
-        if dense.any():
-            self._draw_coverage(boxes.select(dense), renderer)
-        if not dense.all():
-            self._draw_polygons(boxes.select(~dense), renderer)
+        for layer in np.unique(boxes.layer):
+            own = boxes.select(boxes.layer == layer)
+            median = float(np.median(self._widths(own)))
+            if median < NARROW:
+                self._draw_shares(own, renderer)
+            else:
+                self._draw_polygons(own, renderer)
         self.stale = False
 
-    def _dense(self, boxes: Boxes, magnification: float) -> NDArray[np.bool_]:
-        """Which boxes belong to lanes whose ops are too narrow for polygons."""
-        pixels = self._widths(boxes) * magnification
-        dense = np.zeros(len(boxes), bool)
-        for layer in np.unique(boxes.layer):
-            own = boxes.layer == layer
-            dense[own] = np.median(pixels[own]) < NARROW
-        return dense
-
     def _widths(self, boxes: Boxes) -> Floats:
-        """Widths in display units (pixels on the screen, points in vector files)."""
-        scale = abs(float(self._pixels(np.array([[1.0, 0.0]]))[0, 0] - self._pixels(np.array([[0.0, 0.0]]))[0, 0]))
+        """Widths in points."""
+        assert self.axes is not None
+        ends = self._pixels(np.array([[0.0, 0.0], [1.0, 0.0]]))
+        scale = abs(float(ends[1, 0] - ends[0, 0])) * 72.0 / self.axes.figure.dpi
         return (boxes.right - boxes.left) * scale
 
     def _pixels(self, points: Floats) -> Floats:
@@ -70,7 +73,7 @@ class Bars(Artist):
     def _draw_polygons(self, boxes: Boxes, renderer: RendererBase) -> None:
         assert self.axes is not None
         points = 72.0 / self.axes.figure.dpi
-        width = self._widths(boxes) * points
+        width = self._widths(boxes)
         corners = np.stack([boxes.left, boxes.bottom, boxes.right, boxes.top], axis=1)
         collection = PolyCollection(
             corners[:, [[0, 1], [0, 3], [2, 3], [2, 1]]],
@@ -113,23 +116,37 @@ class Bars(Artist):
         child.set_clip_path(self.axes.patch)
         child.draw(renderer)
 
-    def _draw_coverage(self, boxes: Boxes, renderer: RendererBase) -> None:
-        """Average over the pixels of the file: of the screen, or of the raster that a vector file embeds."""
-        assert self.axes is not None
-        scale = renderer.get_image_magnification()
-        frame = self.axes.bbox
-        columns = np.arange(np.floor(frame.x0 * scale), np.ceil(frame.x1 * scale) + 1) / scale
-        rows = np.arange(np.floor(frame.y0 * scale), np.ceil(frame.y1 * scale) + 1) / scale
-        back = self.axes.transData.inverted()
-        times = back.transform(np.stack([columns, np.full(len(columns), rows[0])], axis=1))[:, 0]
-        heights = back.transform(np.stack([np.full(len(rows), columns[0]), rows], axis=1))[:, 1]
-        image = coverage.paint(boxes, np.sort(times), np.sort(heights))
+    def _draw_shares(self, boxes: Boxes, renderer: RendererBase) -> None:
+        """Shares of time per pixel of the file: of the screen, or of the raster that a vector file embeds."""
+        columns, times = self._pixel_grid(0, renderer)
+        rows, levels = self._pixel_grid(1, renderer)
+        window = WINDOW * float(np.median(boxes.right - boxes.left))
+        image = coverage.paint(boxes, np.sort(times), np.sort(levels), window)
         image = image[:, ::-1] if times[0] > times[-1] else image
-        image = image[::-1] if heights[0] > heights[-1] else image
+        image = image[::-1] if levels[0] > levels[-1] else image
         gc = renderer.new_gc()
-        self._set_gc_clip(gc)
+        self._set_gc_clip(gc)  # type: ignore[attr-defined]
         renderer.draw_image(gc, columns[0], rows[0], np.ascontiguousarray(image))
         gc.restore()
+        self._draw_note(renderer)
+
+    def _pixel_grid(self, axis: int, renderer: RendererBase) -> tuple[Floats, Floats]:
+        """Pixel borders across the axes along x (0) or y (1): in display units and in data units."""
+        assert self.axes is not None
+        scale = renderer.get_image_magnification()
+        low, high = self.axes.bbox.min[axis], self.axes.bbox.max[axis]
+        display = np.arange(np.floor(low * scale), np.ceil(high * scale) + 1) / scale
+        points = np.zeros((len(display), 2))
+        points[:, axis] = display
+        return display, np.asarray(self.axes.transData.inverted().transform(points)[:, axis], np.float64)
+
+    def _draw_note(self, renderer: RendererBase) -> None:
+        assert self.axes is not None
+        shift = ScaledTranslation(0, 4 / 72, self.axes.figure.dpi_scale_trans)
+        style: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7, "color": MUTED, "style": "italic"}
+        note = Text(1.0, 1.0, NOTE, transform=self.axes.transAxes + shift, **style)
+        note.set_figure(self.axes.figure)
+        note.draw(renderer)
 
 
 def _within(boxes: Boxes, first: float, last: float) -> Boxes:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipesim.report.colours import STRIPE, chunk_shade, paint, rgb
+from pipesim.report.colours import STRIPE, chunk_shade, in_legend_order, paint, rgb
 from pipesim.report.lanes import COMPUTE, Lanes, chunk_of
 
 Floats = NDArray[np.float64]
@@ -25,8 +25,8 @@ STRIPE_HEIGHT = 0.14
 class Boxes:
     """Rectangles, arrays of shape (n,): ``left``/``right`` in seconds, ``top``/``bottom`` downwards in lanes.
 
-    ``style`` indexes ``colours`` (k, 3); ``layer`` says which boxes are drawn alike (one per resource);
-    ``label`` is a micro-batch, or -1 for none. Later boxes lie on top of earlier ones.
+    ``style`` indexes ``colours`` (k, 3); ``lane`` numbers the lanes and ``layer`` the resources, whose boxes
+    are drawn alike; ``label`` is a micro-batch, or -1 for none. Later boxes lie on top of earlier ones.
     """
 
     left: Floats
@@ -34,6 +34,7 @@ class Boxes:
     top: Floats
     bottom: Floats
     style: Ints
+    lane: Ints
     layer: Ints
     label: Ints
     colours: Floats
@@ -43,7 +44,7 @@ class Boxes:
 
     def select(self, keep: NDArray[np.bool_] | Ints) -> Boxes:
         """The boxes at some positions, or for which ``keep`` holds."""
-        columns = (self.left, self.right, self.top, self.bottom, self.style, self.layer, self.label)
+        columns = (self.left, self.right, self.top, self.bottom, self.style, self.lane, self.layer, self.label)
         return Boxes(*(column[keep] for column in columns), colours=self.colours)
 
 
@@ -65,6 +66,7 @@ def boxes_of(frame: pd.DataFrame, lanes: Lanes) -> Boxes:
         top=top,
         bottom=bottom,
         style=style,
+        lane=row * len(lanes.resources) + column,
         layer=column,
         label=np.where(ops["resource"] == COMPUTE, ops["microbatch"], -1).astype(np.int64),
         colours=colours,
@@ -83,11 +85,12 @@ def _split_pairs(ops: pd.DataFrame, top: Floats, bottom: Floats) -> tuple[Floats
 
 
 def _styles(kind: NDArray[np.object_], chunk: Ints) -> tuple[Ints, Floats]:
-    """A style per (kind, chunk) that occurs, and its colour."""
+    """A style per (kind, chunk) that occurs, in legend order, and its colour."""
     chunks = int(chunk.max(initial=0)) + 1
-    kinds, kind_index = np.unique(kind.astype(str), return_inverse=True)
-    used, style = np.unique(kind_index * chunks + chunk, return_inverse=True)
-    colours = [chunk_shade(rgb(paint(str(kinds[u // chunks])).colour), int(u % chunks), chunks) for u in used]
+    kinds = in_legend_order(set(kind))
+    place = {name: i for i, name in enumerate(kinds)}
+    used, style = np.unique(np.array([place[name] for name in kind]) * chunks + chunk, return_inverse=True)
+    colours = [chunk_shade(rgb(paint(kinds[u // chunks]).colour), int(u % chunks), chunks) for u in used]
     return style.astype(np.int64), np.array(colours).reshape(-1, 3)
 
 

@@ -7,6 +7,7 @@ its halves, input (vermilion) and weights (yellow), which differ in lightness as
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +85,12 @@ def rgb(colour: str) -> RGB:
 def paint(kind: str) -> Paint:
     """Colour and legend name of a kind."""
     return PAINTS.get(kind, OTHER)
+
+
+def in_legend_order(kinds: Iterable[str]) -> list[str]:
+    """Kinds in the order of `PAINTS`, unknown ones last."""
+    order = {kind: i for i, kind in enumerate(PAINTS)}
+    return sorted(kinds, key=lambda kind: (order.get(kind, len(order)), kind))
 
 
 def chunk_shade(colour: RGB, chunk: int, chunks: int) -> RGB:

@@ -1,8 +1,9 @@
-"""Boxes narrower than a pixel, drawn truthfully: every pixel shows the share of its time that each colour holds.
+"""Ops too narrow to be drawn one by one, drawn truthfully: each column's height is divided by share of time.
 
-Drawing tens of thousands of sub-pixel rectangles one over the other loses bubbles or invents them, as each is
-rounded or blended by itself. Here every pixel is averaged exactly over its area, so a lane that is idle a
-third of the time looks a third idle at any zoom.
+Tens of thousands of rectangles finer than a pixel either hide each other or mix into a colour that means
+nothing. Here a lane that runs forwards for a third of the time and backwards for the rest is a third blue and
+two thirds orange in height, and what is idle shows as background: areas are right at any resolution. Idle
+intervals and runs of one kind that are long enough to be seen keep their exact borders.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from pipesim.report.boxes import Boxes
 Floats = NDArray[np.float64]
 
 
-def paint(boxes: Boxes, time_edges: Floats, row_edges: Floats) -> NDArray[np.uint8]:
-    """An image of the boxes, RGBA of shape (rows, columns, 4), straight alpha.
+def paint(boxes: Boxes, time_edges: Floats, row_edges: Floats, window_s: float) -> NDArray[np.uint8]:
+    """An image of the boxes, RGBA of shape (rows, columns, 4), straight alpha, idle time transparent.
 
     ``time_edges`` (columns + 1,) are the pixel borders in seconds, ``row_edges`` (rows + 1,) in lanes; both
-    ascend. Boxes that share top and bottom must not overlap in time, unless they are of different styles.
+    ascend. Where ops alternate, shares are averaged over about ``window_s`` around each column, so that a
+    pattern finer than that becomes an even one; idle intervals and runs of half that length are drawn exactly.
     """
-    edges = np.unique(np.concatenate([boxes.top, boxes.bottom]))
-    canvas = np.zeros((max(len(edges) - 1, 0), len(time_edges) - 1, 4))
-    for top, bottom, group in _bands(boxes):
-        rows = slice(int(np.searchsorted(edges, top)), int(np.searchsorted(edges, bottom)))
-        colour = _band(boxes, group, time_edges)
-        canvas[rows] = canvas[rows] * (1.0 - colour[:, 3:]) + colour
-    return _to_bytes(_overlaps(edges, row_edges) @ canvas.reshape(len(canvas), -1), canvas.shape[1])
+    image = np.zeros((len(row_edges) - 1, len(time_edges) - 1, 4))
+    kernel = smoothing(window_s / float(time_edges[1] - time_edges[0]))
+    for lane in np.unique(boxes.lane):
+        own = boxes.select(np.flatnonzero(boxes.lane == lane))
+        own = own.select(np.argsort(own.left, kind="stable"))
+        styles, share = _shares(own, time_edges, kernel, window_s / 2)
+        _stack(image, row_edges, own, boxes.colours[styles], share)
+    return _to_bytes(image)
 
 
 def coverage(left: Floats, right: Floats, edges: Floats) -> Floats:
@@ -43,38 +46,88 @@ def coverage(left: Floats, right: Floats, edges: Floats) -> Floats:
     return share
 
 
-def _bands(boxes: Boxes) -> list[tuple[float, float, NDArray[np.int64]]]:
-    """Boxes grouped by top and bottom, in the order in which the groups first occur."""
-    if not len(boxes):
-        return []
-    _, first, group = np.unique(np.stack([boxes.top, boxes.bottom]), axis=1, return_index=True, return_inverse=True)
-    group = group.ravel()
-    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-    return [(float(boxes.top[first[g]]), float(boxes.bottom[first[g]]), members[g]) for g in np.argsort(first)]
+def smoothing(pixels: float) -> Floats:
+    """A triangular kernel over so many pixels; its ripple on a periodic pattern is of second order only."""
+    half = int(np.ceil(pixels / 2))
+    ramp = np.arange(1, half + 2, dtype=np.float64)
+    kernel = np.concatenate([ramp, ramp[-2::-1]])
+    return kernel / kernel.sum() if half > 0 else np.ones(1)
 
 
-def _band(boxes: Boxes, group: NDArray[np.int64], time_edges: Floats) -> Floats:
-    """Premultiplied RGBA of one band, shape (columns, 4)."""
-    result = np.zeros((len(time_edges) - 1, 4))
-    group = group[np.argsort(boxes.left[group], kind="stable")]
-    for style in np.unique(boxes.style[group]):
-        own = group[boxes.style[group] == style]
-        share = coverage(boxes.left[own], boxes.right[own], time_edges)
-        result += share[:, None] * np.append(boxes.colours[style], 1.0)
-    return result / np.maximum(result[:, 3:], 1.0)
+def _smooth(row: Floats, kernel: Floats) -> Floats:
+    half = len(kernel) // 2
+    full = np.convolve(row, kernel)
+    return full[half : half + len(row)]
 
 
-def _overlaps(edges: Floats, row_edges: Floats) -> Floats:
-    """Share of every pixel row that each interval of ``edges`` fills, shape (rows, intervals)."""
-    low = np.maximum(row_edges[:-1, None], edges[None, :-1])
-    high = np.minimum(row_edges[1:, None], edges[None, 1:])
-    share: Floats = np.maximum(high - low, 0.0) / np.diff(row_edges)[:, None]
-    return share
+def _shares(boxes: Boxes, edges: Floats, kernel: Floats, long_s: float) -> tuple[NDArray[np.int64], Floats]:
+    """Styles of one lane's boxes, topmost first, and the share of the lane's area that each holds per column."""
+    in_run = long_runs(boxes, long_s)
+    mixed = 1.0 - coverage(*_idle(boxes, edges, long_s), edges) - _covered(boxes.select(in_run), edges)
+    mixed = np.clip(mixed, 0.0, 1.0)
+    even = mixed / np.maximum(_smooth(mixed, kernel), 1e-9)
+    height = float(boxes.bottom.max() - boxes.top.min())
+    styles = np.unique(boxes.style)
+    rows = []
+    for style in styles:
+        own = boxes.style == style
+        exact, alternating = (_area(boxes.select(own & part), edges) / height for part in (in_run, ~in_run))
+        rows.append(exact + _smooth(alternating, kernel) * even)
+    mean_top = [float(boxes.top[boxes.style == style].mean()) for style in styles]
+    order = np.lexsort((styles, np.round(mean_top, 6)))
+    return styles[order], np.array(rows)[order]
 
 
-def _to_bytes(premultiplied: Floats, columns: int) -> NDArray[np.uint8]:
-    """Premultiplied floats as straight-alpha bytes, shape (rows, columns, 4)."""
-    pixels = premultiplied.reshape(-1, columns, 4)
-    alpha = pixels[..., 3:]
-    pixels[..., :3] /= np.where(alpha > 0, alpha, 1.0)
-    return np.rint(np.clip(pixels, 0.0, 1.0) * 255).astype(np.uint8)
+def long_runs(boxes: Boxes, long_s: float) -> NDArray[np.bool_]:
+    """Which boxes, sorted by start, belong to a run of one style without pause that lasts at least ``long_s``."""
+    pause = boxes.left[1:] > boxes.right[:-1] + 1e-6 * long_s
+    breaks = (np.diff(boxes.style) != 0) | pause | (boxes.top[1:] != boxes.top[:-1])
+    run = np.concatenate([[0], np.cumsum(breaks)])
+    first = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+    last = np.concatenate([np.flatnonzero(breaks), [len(boxes) - 1]])
+    long: NDArray[np.bool_] = (boxes.right[last] - boxes.left[first] >= long_s)[run]
+    return long
+
+
+def _idle(boxes: Boxes, edges: Floats, long_s: float) -> tuple[Floats, Floats]:
+    """Starts and ends of the idle intervals of at least ``long_s``, and of those before the first op and after the last."""
+    until = np.maximum.accumulate(boxes.right)
+    start = np.concatenate([[min(edges[0], boxes.left[0])], until])
+    end = np.concatenate([boxes.left, [max(edges[-1], until[-1])]])
+    keep = end - start >= long_s
+    keep[[0, -1]] = True
+    return start[keep], end[keep]
+
+
+def _covered(boxes: Boxes, edges: Floats) -> Floats:
+    """Share of each column that boxes of a run cover, whatever their height."""
+    return coverage(boxes.left, boxes.right, edges) if len(boxes) else np.zeros(len(edges) - 1)
+
+
+def _area(boxes: Boxes, edges: Floats) -> Floats:
+    """Share of each column that sorted boxes of one style cover, times their height."""
+    area = np.zeros(len(edges) - 1)
+    for top, bottom in np.unique(np.stack([boxes.top, boxes.bottom]), axis=1).T:
+        own = (boxes.top == top) & (boxes.bottom == bottom)
+        area += coverage(boxes.left[own], boxes.right[own], edges) * (bottom - top)
+    return area
+
+
+def _stack(image: Floats, row_edges: Floats, boxes: Boxes, colours: Floats, share: Floats) -> None:
+    """Stack one lane's shares, first style on top, onto the premultiplied image; pixels are averaged exactly."""
+    top, bottom = float(boxes.top.min()), float(boxes.bottom.max())
+    first, last = np.searchsorted(row_edges, [top, bottom])
+    rows = slice(max(int(first) - 1, 0), int(last))
+    upper, lower = row_edges[rows, None], row_edges[rows.start + 1 : rows.stop + 1, None]
+    border = top + np.vstack([np.zeros(share.shape[1]), np.cumsum(share, axis=0)]) * (bottom - top)
+    for i, colour in enumerate(colours):
+        overlap = np.minimum(lower, border[i + 1]) - np.maximum(upper, border[i])
+        weight = np.maximum(overlap, 0.0) / (lower - upper)
+        image[rows] += weight[..., None] * np.append(colour, 1.0)
+
+
+def _to_bytes(premultiplied: Floats) -> NDArray[np.uint8]:
+    """Premultiplied floats as straight-alpha bytes."""
+    alpha = premultiplied[..., 3:]
+    premultiplied[..., :3] /= np.where(alpha > 0, alpha, 1.0)
+    return np.rint(np.clip(premultiplied, 0.0, 1.0) * 255).astype(np.uint8)

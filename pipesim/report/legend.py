@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pipesim.report.boxes import STRIPED_ROUTES
-from pipesim.report.colours import IDLE, INK, OTHER, PAINTS, STRIPE, Paint, chunk_shade, paint, rgb
+from pipesim.report.colours import IDLE, INK, STRIPE, Paint, chunk_shade, in_legend_order, paint, rgb
 from pipesim.report.lanes import COMPUTE, chunk_of
 
 Entry = tuple[Any, str]
@@ -59,13 +59,11 @@ def add(axes: Axes, found: Sequence[Entry], columns: int) -> int:
 
 def _paints(shown: pd.DataFrame) -> list[Paint]:
     """Distinct paints in legend order, unknown kinds last."""
-    order = {kind: i for i, kind in enumerate(PAINTS)}
-    kinds = sorted(map(str, shown["kind"].unique()), key=lambda kind: (order.get(kind, len(order)), kind))
-    return list(dict.fromkeys(paint(kind) for kind in kinds))
+    return list(dict.fromkeys(paint(kind) for kind in in_legend_order(map(str, shown["kind"].unique()))))
 
 
 def _kind_entry(item: Paint) -> Entry:
-    return Patch(facecolor=item.colour), OTHER.name if item == OTHER else item.name
+    return Patch(facecolor=item.colour), item.name
 
 
 def _chunk_entries(shown: pd.DataFrame) -> list[Entry]:
