@@ -98,11 +98,15 @@ def _axes(layout: Lanes, with_memory: bool) -> tuple[Axes, Axes | None]:
 
 
 def _attach(ax: Axes) -> Axes:
-    """Axes right below ``ax`` that share its time axis."""
-    from mpl_toolkits.axes_grid1 import make_axes_locatable
-
-    below: Axes = make_axes_locatable(ax).append_axes("bottom", size="40%", pad=0.12, sharex=ax)
-    return below
+    """Axes right below ``ax`` that share its time axis, taking the lower part of its place."""
+    figure, place = ax.figure, ax.get_subplotspec()
+    if place is None:
+        x, y, width, height = ax.get_position().bounds
+        ax.set_position((x, y + 0.4 * height, width, 0.6 * height))
+        return figure.add_axes((x, y, width, 0.27 * height), sharex=ax)
+    grid = place.subgridspec(2, 1, height_ratios=[0.65, 0.35])
+    ax.set_subplotspec(grid[0])
+    return figure.add_subplot(grid[1], sharex=ax)
 
 
 def _draw_lanes(ax: Axes, layout: Lanes, span: tuple[float, float]) -> None:

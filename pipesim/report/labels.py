@@ -19,8 +19,8 @@ LARGEST, SMALLEST = 9.0, 4.5
 PADDING = 2.4
 """Points left free beside a number, both sides together."""
 
-ENOUGH = 0.3
-"""Numbers in fewer boxes than this share would be clutter rather than help."""
+ENOUGH = 0.9
+"""Share of a kind's numbers that must fit for any of them to be drawn: single digits alone would mislead."""
 
 _FONT = FontProperties(family="DejaVu Sans")
 """Comes with Matplotlib, so that pictures are alike everywhere; its digits are all equally wide."""
@@ -54,6 +54,8 @@ def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[float, NDArray[np.
     limit = np.minimum((width - PADDING) / text[:, 0], (height - PADDING) / text[:, 1])
     size = float(np.clip(np.quantile(limit[asking], 0.05), SMALLEST, LARGEST))
     fits = asking & (limit >= size)
-    if fits.sum() < ENOUGH * asking.sum():
-        return size, np.zeros(len(boxes), bool)
+    for style in np.unique(boxes.style[asking]):
+        own = asking & (boxes.style == style)
+        if fits[own].mean() < ENOUGH:
+            fits[own] = False
     return size, fits

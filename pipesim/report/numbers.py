@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from pipesim.errors import PipesimError, nearest
 
@@ -32,16 +33,20 @@ def time_scale(unit: str) -> float:
     Raises:
         PipesimError: the unit is unknown.
     """
+    return _known(unit, TIME_UNITS, "time")
+
+
+def _known(unit: str, units: Mapping[str, float], quantity: str) -> float:
     if unit == PLAIN:
         return 1.0
-    if unit not in TIME_UNITS:
-        allowed = [*TIME_UNITS, PLAIN]
+    if unit not in units:
+        allowed = [*units, PLAIN]
         hint = nearest(unit, allowed)
         raise PipesimError(
-            f"time unit {unit!r} is unknown; allowed: {', '.join(allowed)}"
+            f"{quantity} unit {unit!r} is unknown; allowed: {', '.join(allowed)}"
             + (f"; did you mean {hint!r}?" if hint else "")
         )
-    return TIME_UNITS[unit]
+    return units[unit]
 
 
 def time_axis_label(unit: str) -> str:
@@ -64,7 +69,7 @@ def duration(seconds: float, unit: str | None = None) -> str:
     if unit == PLAIN:
         return f"{seconds:.6g}"
     unit = unit or time_unit(seconds)
-    return f"{digits(seconds * TIME_UNITS[unit])} {SYMBOLS.get(unit, unit)}"
+    return f"{digits(seconds * time_scale(unit))} {SYMBOLS.get(unit, unit)}"
 
 
 def byte_unit(amount: float) -> str:
@@ -73,12 +78,26 @@ def byte_unit(amount: float) -> str:
     return fitting[-1] if fitting else "B"
 
 
+def byte_scale(unit: str) -> float:
+    """Bytes per ``unit``.
+
+    Raises:
+        PipesimError: the unit is unknown.
+    """
+    return _known(unit, BYTE_UNITS, "memory")
+
+
+def memory_axis_label(unit: str) -> str:
+    """``memory (GB)``, or just ``memory`` for abstract costs."""
+    return "memory" if unit == PLAIN else f"memory ({unit})"
+
+
 def size(amount: float, unit: str | None = None) -> str:
     """Bytes with a fitting unit, or in a given one (`PLAIN` prints the bare number)."""
     if unit == PLAIN:
         return f"{amount:.6g}"
     unit = unit or byte_unit(amount)
-    return f"{digits(amount / BYTE_UNITS[unit], 3)} {unit}"
+    return f"{digits(amount / byte_scale(unit), 3)} {unit}"
 
 
 def share(fraction: float) -> str:
