@@ -41,7 +41,9 @@ def save(figure: Figure, path: str | Path, dpi: float = DPI) -> Path:
     suffix = target.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         allowed = ", ".join(f".{name}" for name in FORMATS)
-        raise PipesimError(f"{target}: cannot write a figure as {target.suffix or 'a file without suffix'!r}; allowed: {allowed}")
+        raise PipesimError(
+            f"{target}: cannot write a figure as {target.suffix or 'a file without suffix'!r}; allowed: {allowed}"
+        )
     write_atomically(target, encode(figure, suffix, dpi))
     return target
 
