@@ -18,7 +18,8 @@ def schedules(arguments: argparse.Namespace) -> int:
         write_json({"schedules": entries}, arguments.json)
         return 0
     rows = [
-        [_with_aliases(e), e["summary"], ", ".join(e["options"]) or "-", e["bubble"] or "-", e["source"]] for e in entries
+        [_with_aliases(e), e["summary"], ", ".join(e["options"]) or "-", e["bubble"] or "-", e["source"]]
+        for e in entries
     ]
     print_table("Schedules", ["name", "what it is", "options", "bubble", "source"], rows)
     return 0
@@ -41,7 +42,9 @@ def _schedule(name: str, aliases: list[str]) -> Entry:
         cls = get(name)
     except Exception as error:  # somebody else's plug-in may fail in any way when it is imported
         return _unavailable(name, aliases, str(error))
-    options = {o.name: {"default": o.default, "allowed": o.allowed, "help": o.help} for o in schedule_options(name).values()}
+    options = {
+        o.name: {"default": o.default, "allowed": o.allowed, "help": o.help} for o in schedule_options(name).values()
+    }
     return {
         "name": name,
         "aliases": aliases,

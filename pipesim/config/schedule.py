@@ -10,7 +10,7 @@ import contextlib
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -83,14 +83,15 @@ def schedule_options(name: str) -> dict[str, Option]:
 
     cls = schedules.get(name)
     hints = get_type_hints(cls)
-    return {f.name: _option(f, hints[f.name]) for f in fields(cls) if f.init}
+    named = schedules.base.options(cls)
+    return {name: _option(name, f, hints[f.name]) for name, f in named.items() if f.init}
 
 
-def _option(field_: Any, annotation: Any) -> Option:
+def _option(name: str, field_: Any, annotation: Any) -> Option:
     kinds, choices = _kinds(annotation)
     required = field_.default is MISSING and field_.default_factory is MISSING
     return Option(
-        name=field_.name,
+        name=name,
         types=kinds,
         choices=choices,
         default=None if required else field_.default,
@@ -137,7 +138,8 @@ def _choose(name: Any, given: Mapping[str, Any], where: tuple[str, ...]) -> Sche
     except ScheduleError as error:
         raise refuse(str(error)) from None
     own_name = name if schedules.in_file(name) else chosen.name
-    return ScheduleChoice(own_name, {f.name: getattr(chosen, f.name) for f in fields(chosen) if f.init})
+    named = schedules.base.options(type(chosen))
+    return ScheduleChoice(own_name, {name: getattr(chosen, f.name) for name, f in named.items() if f.init})
 
 
 def relative_to(directory: Path, value: Any) -> Any:
@@ -153,9 +155,9 @@ def relative_to(directory: Path, value: Any) -> Any:
         return value
     moved = {**value, "name": relative_to(directory, value["name"])}
     with contextlib.suppress(Exception):  # whatever is wrong with the schedule is reported when it is checked
-        for f in fields(schedules.get(moved["name"])):
-            if f.metadata.get("path") and isinstance(moved.get(f.name), str):
-                moved[f.name] = str(directory / moved[f.name])
+        for key, f in schedules.base.options(schedules.get(moved["name"])).items():
+            if f.metadata.get("path") and isinstance(moved.get(key), str):
+                moved[key] = str(directory / moved[key])
     return moved
 
 

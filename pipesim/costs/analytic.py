@@ -126,17 +126,14 @@ def _stage_times(costs: LayerCosts, pieces: Sequence[_Piece]) -> list[LayerTimes
     ]
 
 
-def _times(
-    times: Sequence[LayerTimes], state: StateCosts, holding: Sequence[Holding], tied_s: float
-) -> StageTimes:
+def _times(times: Sequence[LayerTimes], state: StateCosts, holding: Sequence[Holding], tied_s: float) -> StageTimes:
     phases = {
         name: [getattr(stage, name) for stage in times]
         for name in ("forward", "input_grad", "weight_grad", "recompute")
     }
     arrays = {name: np.array([phase.seconds for phase in column]) for name, column in phases.items()}
     arrays |= {
-        f"{name}_collective": np.array([phase.collective_s for phase in column])
-        for name, column in phases.items()
+        f"{name}_collective": np.array([phase.collective_s for phase in column]) for name, column in phases.items()
     }
     reduce_grad = np.array([state.reduce_seconds(held) for held in holding], dtype=np.float64)
     reduce_grad[[0, -1]] += tied_s
@@ -229,9 +226,7 @@ def _sequence_parallel(layout: Layout, training: Training) -> bool:
     return training.sequence_parallel and layout.tensor > 1
 
 
-def _buffers(
-    model: Model, cluster: Cluster, layout: Layout, training: Training, pieces: Sequence[_Piece]
-) -> float:
+def _buffers(model: Model, cluster: Cluster, layout: Layout, training: Training, pieces: Sequence[_Piece]) -> float:
     """CUDA context, NCCL, and what one layer's backward works in besides what its forward kept."""
     shard = memory.Shard(layout.tensor, layout.context, layout.expert, _sequence_parallel(layout, training))
     kinds = {mixture for piece in pieces for mixture, count in ((False, piece.dense), (True, piece.mixture)) if count}

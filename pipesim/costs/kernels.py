@@ -29,7 +29,14 @@ class Kernels:
         model, element, whole = self.model, self.element, self.whole
         residual = kernel(whole * (3 * element + (_MASK if model.dropout else 0)))
         norm = kernel(2 * element * whole)
-        total = norm + residual + norm + residual + self._around_attention() + self._activation(2 if model.gated_mlp else 1, 1)
+        total = (
+            norm
+            + residual
+            + norm
+            + residual
+            + self._around_attention()
+            + self._activation(2 if model.gated_mlp else 1, 1)
+        )
         if self.mixture:
             total += self._routing()
         return total + self._casts(2)
@@ -105,5 +112,11 @@ class Kernels:
         for _ in range(norms):
             total += kernel(4 * self.whole)
         heads = self.model.heads * self.model.value_dim
-        width = self.model.ffn if not self.mixture or self.model.moe is None else self.model.moe.ffn * self.model.moe.top_k
-        return total + kernel(4 * self.tokens * heads / self.shard.tensor) + kernel(4 * self.tokens * width / self.shard.tensor)
+        width = (
+            self.model.ffn if not self.mixture or self.model.moe is None else self.model.moe.ffn * self.model.moe.top_k
+        )
+        return (
+            total
+            + kernel(4 * self.tokens * heads / self.shard.tensor)
+            + kernel(4 * self.tokens * width / self.shard.tensor)
+        )

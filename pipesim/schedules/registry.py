@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -15,6 +15,7 @@ from pipesim.ir.program import OpLike, Program
 from pipesim.ir.verify import verify
 from pipesim.schedules import user_files
 from pipesim.schedules.base import Schedule, Setting
+from pipesim.schedules.base import options as options_of
 
 ENTRY_POINTS = "pipesim.schedules"
 
@@ -145,7 +146,7 @@ def create(name: str, **options: Any) -> Schedule:
         ScheduleError: the name or an option is unknown.
     """
     cls = get(name)
-    known = [f.name for f in fields(cls)]
+    known = options_of(cls)
     for key in options:
         if key not in known:
             hint = nearest(key, known)
@@ -155,11 +156,11 @@ def create(name: str, **options: Any) -> Schedule:
                 + (f"; did you mean {hint!r}?" if hint else "")
             )
     _, preset = _ALIASES.get(name, (name, {}))
-    given = {**preset, **options}
-    for f in fields(cls):
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in given:
-            raise ScheduleError(f"schedule {name!r} needs the option {f.name!r}: {f.metadata.get('help', '')}")
-    return cls(**given)
+    chosen = {**preset, **options}
+    for key, f in known.items():
+        if key not in chosen and f.default is MISSING and f.default_factory is MISSING:
+            raise ScheduleError(f"schedule {name!r} needs the option {key!r}: {f.metadata.get('help', '')}")
+    return cls(**{known[key].name: value for key, value in chosen.items()})
 
 
 @cache
@@ -183,7 +184,7 @@ def schedule(
 
     def decorate(function: OrderFunction) -> OrderFunction:
         @dataclass(frozen=True)
-        class Custom(Schedule):
+        class UserSchedule(Schedule):
             def placement(self, ranks: int) -> Placement:
                 return placement(ranks)
 
@@ -206,10 +207,11 @@ def schedule(
                         f"micro-batches: {type(error).__name__}: {error}"
                     ) from error
 
-        Custom.name, Custom.citation, Custom.summary = name, citation, (function.__doc__ or "").strip()
-        Custom.__name__ = Custom.__qualname__ = function.__name__
-        Custom.__module__ = function.__module__
-        register(Custom)
+        UserSchedule.name, UserSchedule.citation = name, citation
+        UserSchedule.summary = (function.__doc__ or "").strip().partition("\n")[0]
+        UserSchedule.__name__ = UserSchedule.__qualname__ = function.__name__
+        UserSchedule.__module__ = function.__module__
+        register(UserSchedule)
         return function
 
     return decorate

@@ -52,9 +52,7 @@ class Training:
         for field in ("micro_batch", "global_batch"):
             if getattr(self, field) < 1:
                 allowed = "a whole number of at least 1"
-                problems.append(
-                    Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed)
-                )
+                problems.append(Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed))
         if problems:
             raise ConfigError(problems)
 
