@@ -39,14 +39,18 @@ def draw(runs: Sequence[Run], title: str | None) -> Figure:
     """The figure of several runs, best in landscape."""
     heights = [float(np.clip(run.frame["rank"].nunique() * LANE, LOWEST, TALLEST)) for run in runs]
     figure = new_figure(WIDTH, sum(heights) + HEADROOM * len(runs) + 1.0)
-    with_memory = any(_peak(run) is not None for run in runs)
-    ratios = [8.5, 1.5, 1.5] if with_memory else [8.5, 1.5]
+    in_bytes, in_flight = (any(peak(run) is not None for run in runs) for peak in (_peak, _in_flight))
+    ratios = [8.5, 1.5, 1.5] if in_bytes or in_flight else [8.5, 1.5]
     axes = figure.subplots(len(runs), len(ratios), squeeze=False, width_ratios=ratios, height_ratios=heights)
-    _charts(axes[:, 0], runs)
+    charts, *beside = (list(column) for column in axes.T)
+    _charts(charts, runs)
     bubbles = [run.metrics.get("bubble_fraction") for run in runs]
-    _bars(axes[:, 1], bubbles, "bubble fraction", numbers.share, [None] * len(runs))
-    if with_memory:
-        _memory_bars(axes[:, 2], runs)
+    _bars(beside[0], bubbles, "bubble fraction", numbers.share, [None] * len(runs))
+    if in_bytes:
+        _memory_bars(beside[1], runs)
+    elif in_flight:
+        peaks = [_in_flight(run) for run in runs]
+        _bars(beside[1], peaks, "peak in flight", lambda value: f"{value:g}", [None] * len(runs))
     _legend(figure, runs)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
@@ -121,6 +125,12 @@ def _memory_bars(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
 def _peak(run: Run) -> float | None:
     peak: float | None = (run.metrics.get("memory") or {}).get("peak_bytes")
     return peak
+
+
+def _in_flight(run: Run) -> float | None:
+    """Largest number of micro-batches in flight on any rank: the memory of a plan without bytes."""
+    peaks = [rank.get("peak_in_flight") for rank in run.metrics.get("ranks") or []]
+    return max((peak for peak in peaks if peak is not None), default=None)
 
 
 def _legend(figure: Figure, runs: Sequence[Run]) -> None:
