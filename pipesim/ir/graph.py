@@ -44,7 +44,7 @@ class OpGraph:
     """
 
     placement: Placement
-    microbatches: int
+    route_of: NDArray[np.int32]
     streams: Sequence[Stream]
     starts: NDArray[np.int64]
     kind: NDArray[np.int8]
@@ -65,6 +65,11 @@ class OpGraph:
     def ranks(self) -> int:
         """Number of ranks P."""
         return self.placement.ranks
+
+    @property
+    def microbatches(self) -> int:
+        """Number of micro-batches M."""
+        return len(self.route_of)
 
     @property
     def stream(self) -> NDArray[np.int32]:

@@ -9,6 +9,7 @@ from pipesim.costs.costs import Costs, StageTimes
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.timeline import to_picoseconds
+from pipesim.ir.traffic import Traffic
 
 Picoseconds = NDArray[np.int64]
 
@@ -37,6 +38,7 @@ def _durations(graph: OpGraph, costs: Costs) -> Picoseconds:
     table = duration_table(costs.times)
     whole_rank = graph.stage < 0
     duration = table[graph.kind, graph.stage]
+    _bind_buckets(graph, costs, duration)
     if whole_rank.any():
         _bind_whole_rank(graph, table, np.flatnonzero(whole_rank), duration)
     if graph.paired.any():
@@ -45,6 +47,13 @@ def _durations(graph: OpGraph, costs: Costs) -> Picoseconds:
         duration[first] = np.rint(both * costs.pair_factor).astype(np.int64)
         duration[first + 1] = 0
     return duration
+
+
+def _bind_buckets(graph: OpGraph, costs: Costs, duration: Picoseconds) -> None:
+    """Split a stage's reduction evenly over its buckets, to the picosecond."""
+    nodes = np.flatnonzero(graph.kind == Kind.REDUCE_GRAD)
+    bucket, total, count = graph.microbatch[nodes], duration[nodes], costs.buckets[graph.stage[nodes]]
+    duration[nodes] = (bucket + 1) * total // count - bucket * total // count
 
 
 def _bind_whole_rank(graph: OpGraph, table: Picoseconds, nodes: NDArray[np.int64], duration: Picoseconds) -> None:
@@ -67,11 +76,53 @@ def _lags(graph: OpGraph, costs: Costs, duration: Picoseconds) -> Picoseconds:
 
 
 def _hop_times(graph: OpGraph, costs: Costs, travels: NDArray[np.int64]) -> Picoseconds:
-    rank = graph.rank
-    consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))
-    source, target = rank[graph.dep_node[travels]], rank[consumer[travels]]
+    source, target = _ends(graph, travels)
     hops, message = costs.hops, costs.sizes.message
     seconds = (
         hops.latency_s[source, target] + message[graph.dep_message[travels]] * hops.seconds_per_byte[source, target]
     )
     return to_picoseconds(seconds)
+
+
+def _ends(graph: OpGraph, travels: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Sending and receiving rank of the given dependencies."""
+    rank = graph.rank
+    consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))[travels]
+    source, target = rank[graph.dep_node[travels]], rank[consumer]
+    transfer = np.flatnonzero((graph.kind[consumer] >= Kind.SEND_F) & (graph.kind[consumer] <= Kind.RECV_B))
+    if len(transfer):
+        _ends_of_exchanges(graph, consumer[transfer], transfer, source, target)
+    return source, target
+
+
+def _ends_of_exchanges(
+    graph: OpGraph,
+    node: NDArray[np.int64],
+    where: NDArray[np.int64],
+    source: NDArray[np.int32],
+    target: NDArray[np.int32],
+) -> None:
+    """A blocking transfer waits for both its ends; which of them sends follows from its kind."""
+    kind, stage = graph.kind[node], graph.stage[node]
+    step = np.where((kind == Kind.SEND_F) | (kind == Kind.RECV_B), 1, -1)
+    route = graph.route_of[graph.microbatch[node]]
+    own, other = graph.placement.rank_of[route, stage], graph.placement.rank_of[route, stage + step]
+    sends = (kind == Kind.SEND_F) | (kind == Kind.SEND_B)
+    source[where], target[where] = np.where(sends, own, other), np.where(sends, other, own)
+
+
+def traffic(graph: OpGraph, costs: Costs) -> Traffic:
+    """Which ports the messages and collectives of a graph occupy, and for how long."""
+    edges = len(graph.dep_node)
+    ports, occupied = np.full((edges, 2), -1, np.int32), np.zeros(edges, np.int64)
+    travels = np.flatnonzero(graph.dep_message != NO_MESSAGE)
+    source, target = _ends(graph, travels)
+    size = costs.sizes.message[graph.dep_message[travels]]
+    occupied[travels] = to_picoseconds(size * costs.hops.seconds_per_byte[source, target])
+    ports[travels, 0] = costs.hops.send_port[source, target]
+    ports[travels, 1] = costs.hops.receive_port[source, target]
+    node_ports = np.full((len(graph), 2), -1, np.int32)
+    if costs.collective_ports is not None:
+        nodes = np.flatnonzero((graph.kind == Kind.REDUCE_GRAD) | (graph.kind == Kind.UNSHARD))
+        node_ports[nodes] = costs.collective_ports[graph.rank[nodes]]
+    return Traffic(ports, occupied, node_ports)

@@ -29,11 +29,12 @@ def connect(program: Program) -> OpGraph:
         _apply(rule, program, index, rank, producer, message)
     if program.paired.any():
         _merge_pairs(program.paired, producer, message)
+    _connect_exchanges(program, producer, message)
     waits = producer != NOWHERE
     edges = int(waits.sum())
     return OpGraph(
         placement=program.placement,
-        microbatches=program.microbatches,
+        route_of=program.route_of,
         streams=[Stream(r, COMPUTE) for r in range(program.ranks)],
         starts=program.starts,
         kind=program.kind,
@@ -56,6 +57,7 @@ class RoleIndex:
         self.stages = program.placement.stages
         self.microbatches = program.microbatches
         self._key = program.stage.astype(np.int64) * self.microbatches + program.microbatch
+        self.exchanges = bool((program.kind == Kind.SEND_F).any() or (program.kind == Kind.SEND_B).any())
         self.nodes: dict[Role, Nodes] = {}
         self._tables: dict[Role, Nodes] = {}
         for role, kinds in ROLE_KINDS.items():
@@ -66,7 +68,7 @@ class RoleIndex:
         if len(recompute):
             self._take_over(recompute)
 
-    def find(self, role: Role, stage: Nodes, microbatch: Nodes) -> Nodes:
+    def find(self, role: Role, stage: NDArray[np.int32], microbatch: NDArray[np.int32]) -> Nodes:
         """Nodes that play ``role``, -1 where there is none (stages outside the model included)."""
         inside = (stage >= 0) & (stage < self.stages)
         key = np.where(inside, stage, 0).astype(np.int64) * self.microbatches + microbatch
@@ -97,6 +99,8 @@ def _apply(
     found = index.find(rule.producer, program.stage[consumer] + rule.offset, program.microbatch[consumer])
     same_rank = rank[consumer] == rank[found]
     needed = (found != NOWHERE) & ~(same_rank & (found < consumer))
+    if rule.offset and index.exchanges:
+        needed &= same_rank
     consumer, found, same_rank = consumer[needed], found[needed], same_rank[needed]
     column = (producer[consumer, 0] != NOWHERE).astype(np.int64)
     producer[consumer, column] = found
@@ -111,3 +115,26 @@ def _merge_pairs(paired: NDArray[np.bool_], producer: Nodes, message: NDArray[np
     for table in (producer, message):
         table[first, 2:4] = table[first + 1, 0:2]
     producer[first + 1] = NOWHERE
+
+
+def _connect_exchanges(program: Program, producer: Nodes, message: NDArray[np.int32]) -> None:
+    """Let the two ends of a blocking transfer meet: each waits for both ranks to have arrived at it."""
+    arrived = _last_before(program)
+    for send, receive, step in ((Kind.SEND_F, Kind.RECV_F, 1), (Kind.SEND_B, Kind.RECV_B, -1)):
+        sends, receives = np.flatnonzero(program.kind == send), np.flatnonzero(program.kind == receive)
+        key = program.stage.astype(np.int64) * program.microbatches + program.microbatch
+        sends = sends[np.argsort(key[sends] + step * program.microbatches)]
+        receives = receives[np.argsort(key[receives])]
+        boundary = np.minimum(program.stage[sends], program.stage[receives])
+        for end in (sends, receives):
+            producer[end, 0], producer[end, 1] = arrived[sends], arrived[receives]
+            message[end, 0] = message[end, 1] = boundary
+
+
+def _last_before(program: Program) -> Nodes:
+    """For every node, the last op before it on its rank that is no transfer; -1 at the start of a rank."""
+    nodes = np.arange(len(program))
+    transfer = (program.kind >= Kind.SEND_F) & (program.kind <= Kind.RECV_B)
+    latest = np.maximum.accumulate(np.where(transfer, NOWHERE, nodes))
+    first = np.repeat(program.starts[:-1], np.diff(program.starts))
+    return np.where(latest >= first, latest, NOWHERE)
