@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from pipesim.errors import PipesimError, nearest
 
@@ -61,7 +61,7 @@ def _unknown_arguments(rest: list[str], parser: argparse.ArgumentParser) -> str:
     return f"unexpected argument '{rest[0]}'{hint}\n{parser.format_usage().strip()}"
 
 
-def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _build() -> tuple[_Parser, dict[str, _Parser]]:
     from pipesim import __version__
 
     parser = _Parser(
@@ -71,17 +71,21 @@ def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"pipesim {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     commands = {name: add(subparsers) for name, add in _COMMANDS.items()}
     return parser, commands
 
 
-_Subparsers = "argparse._SubParsersAction[_Parser]"
+_Subparsers: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def _command(subparsers: _Subparsers, name: str, module: str, summary: str) -> _Parser:
     parser = subparsers.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=EXIT_CODES, allow_abbrev=False
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
     )
 
     def load() -> Command:

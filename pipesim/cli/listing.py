@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipesim.cli.output import print_table, write_json
+
+if TYPE_CHECKING:
+    from pipesim.config import Option
 
 Entry = dict[str, Any]
 
@@ -17,10 +20,8 @@ def schedules(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({"schedules": entries}, arguments.json)
         return 0
-    rows = [
-        [_with_aliases(e), e["summary"], ", ".join(e["options"]) or "-", e["bubble"] or "-", e["source"]] for e in entries
-    ]
-    print_table("Schedules", ["name", "what it is", "options", "bubble", "source"], rows)
+    columns = ["name", "what it is", "options", "bubble", "source"]
+    print_table("Schedules", columns, [_schedule_row(entry) for entry in entries])
     return 0
 
 
@@ -35,18 +36,19 @@ def _schedules() -> list[Entry]:
 
 def _schedule(name: str, aliases: list[str]) -> Entry:
     from pipesim.config import schedule_options
+    from pipesim.errors import ScheduleError
     from pipesim.schedules import get
 
     try:
-        cls = get(name)
-    except Exception as error:  # somebody else's plug-in may fail in any way when it is imported
+        options = schedule_options(name)
+    except ScheduleError as error:
         return _unavailable(name, aliases, str(error))
-    options = {o.name: {"default": o.default, "allowed": o.allowed, "help": o.help} for o in schedule_options(name).values()}
+    cls = get(name)
     return {
         "name": name,
         "aliases": aliases,
         "summary": cls.summary,
-        "options": options,
+        "options": {key: _option(option) for key, option in options.items()},
         "requires": cls.requires,
         "bubble": cls.bubble,
         "memory": cls.memory,
@@ -54,9 +56,18 @@ def _schedule(name: str, aliases: list[str]) -> Entry:
     }
 
 
+def _option(option: Option) -> Entry:
+    return {"default": option.default, "allowed": option.allowed, "help": option.help}
+
+
 def _unavailable(name: str, aliases: list[str], why: str) -> Entry:
     nothing = {"requires": "", "bubble": "", "memory": "", "source": ""}
-    return {"name": name, "aliases": aliases, "summary": f"cannot be loaded: {why}", "options": {}, **nothing}
+    return {"name": name, "aliases": aliases, "summary": why, "options": {}, **nothing}
+
+
+def _schedule_row(entry: Entry) -> list[str]:
+    options = ", ".join(entry["options"])
+    return [_with_aliases(entry), entry["summary"], options or "-", entry["bubble"] or "-", entry["source"] or "-"]
 
 
 def _with_aliases(entry: Entry) -> str:

@@ -6,8 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,11 @@ def whole_file(name: str) -> Iterator[Path]:
 
 def write_json(value: Any, name: str) -> None:
     """JSON with a newline at the end, to a file or with ``-`` to standard output."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", name)
+
+
+def write_text(text: str, name: str) -> None:
+    """Text to a file, or with ``-`` to standard output."""
     if name == STANDARD_OUTPUT:
         sys.stdout.write(text)
         return

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from pipesim.cli import EXIT_DOES_NOT_FIT
-from pipesim.cli.output import check_directory, check_files, say, whole_file, working, write_json
+from pipesim.cli.output import check_directory, check_files, say, whole_file, working, write_text
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -18,8 +17,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     engine = [f"simulation.engine={arguments.engine}"] if arguments.engine else []
     config = api.load(arguments.config, overrides=[*arguments.overrides, *engine])
-    for note in config.notes():
-        print(f"note: {note}", file=sys.stderr)
     with working("simulating"):
         result = api.simulate(config, engine=config.simulation.engine)
     say(result.summary(), arguments.json)
@@ -35,7 +32,7 @@ def exit_code(metrics: list[dict[str, Any]]) -> int:
 
 def _write(result: Any, arguments: argparse.Namespace) -> None:
     if arguments.json:
-        write_json(result.metrics, arguments.json)
+        write_text(result.to_json(), arguments.json)
     if arguments.out:
         result.save(arguments.out)
     if arguments.gantt:

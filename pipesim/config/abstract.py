@@ -8,7 +8,18 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pipesim.config.section import Bytes, Count, Ranks, Seconds, Section, Share, read_seconds, refuse, refuse_all, refused
+from pipesim.config.section import (
+    Bytes,
+    Count,
+    Ranks,
+    Seconds,
+    Section,
+    Share,
+    read_seconds,
+    refuse,
+    refuse_all,
+    refused,
+)
 
 
 def _seconds_per_stage(value: Any) -> float | tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from pipesim.config.abstract import Pipeline, UnitCosts
 from pipesim.config.cluster import Cluster, Parallelism, Profile, Training
 from pipesim.config.model import build_model
 from pipesim.config.schedule import ScheduleChoice
-from pipesim.errors import ConfigError, Problem, ScheduleError
+from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
 
 if TYPE_CHECKING:
     from pipesim.hardware.cluster import Cluster as BuiltCluster
@@ -56,11 +57,9 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
     if hardware is not None and training is not None:
         yield from _precision(hardware, training)
     if model is not None and parallelism is not None:
-        yield from _model_splits(model, parallelism)
-    if model is not None and parallelism is not None and training is not None:
-        yield from _sequence_split(model, parallelism, training)
-        if schedule is not None:
-            yield from _partition(model, parallelism, schedule, training)
+        yield from _model_splits(model, parallelism, training)
+    if model is not None and parallelism is not None and training is not None and schedule is not None:
+        yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
         yield from _batches(schedule, parallelism, training)
 
@@ -99,15 +98,16 @@ def _all_zero(costs: UnitCosts) -> Iterator[Problem]:
 
 def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: str) -> Iterator[Problem]:
     """Size first: asking an absurd size of the schedule may take forever."""
-    built = schedule.build()
-    ops = 3 * ranks * microbatches * max(built.chunks_per_rank(), 1)
-    if ops > MAX_OPS:
-        found = f"3 x {ranks} ranks x {microbatches} micro-batches x {built.chunks_per_rank()} chunks = {ops:.3g} ops"
-        yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
-        return
     try:
-        built.check(ranks, microbatches)
-    except ScheduleError as error:
+        built = schedule.build()
+        chunks = built.chunks_per_rank()
+        ops = 3 * ranks * microbatches * max(chunks, 1)
+        if ops > MAX_OPS:
+            found = f"3 x {ranks} ranks x {microbatches} micro-batches x {chunks} chunks = {ops:.3g} ops"
+            yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
+        else:
+            built.check(ranks, microbatches)
+    except (ScheduleError, ProgramError) as error:
         yield Problem("schedule", str(error))
 
 
@@ -155,22 +155,32 @@ def _precision(hardware: BuiltCluster, training: Training) -> Iterator[Problem]:
         yield Problem("training.precision", message, repr(training.precision), ", ".join(known))
 
 
-def _model_splits(model: Model, parallelism: Parallelism) -> Iterator[Problem]:
-    """Whether the axes divide what they split."""
-    yield from _divides(parallelism.tensor, model.heads, "parallelism.tensor", "attention heads")
-    yield from _kv_heads(parallelism.tensor, model.kv_heads)
-    yield from _divides(parallelism.context, model.sequence, "parallelism.context", "tokens of a sequence")
+def _model_splits(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
+    """Whether the axes divide what they split; one complaint per axis is enough."""
+    tensor = chain(_heads(model, parallelism.tensor), _sequence_parallel(model, parallelism, training))
+    context = _divides(parallelism.context, model.sequence, "parallelism.context", "tokens of a sequence")
+    yield from islice(tensor, 1)
+    yield from context
     yield from _experts(parallelism, model)
 
 
-def _sequence_split(model: Model, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+def _heads(model: Model, tensor: int) -> Iterator[Problem]:
+    """Key-value heads are split over the tensor axis too, or copied when there are fewer of them."""
+    path, groups = "parallelism.tensor", model.kv_heads
+    yield from _divides(tensor, model.heads, path, "attention heads")
+    if groups % tensor and tensor % groups:
+        allowed = f"a divisor or a multiple of {groups}"
+        yield Problem(path, "does not split the key-value heads", f"{tensor} for {groups}", allowed)
+
+
+def _sequence_parallel(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
     """Sequence parallelism cuts each context rank's tokens once more, over the tensor axis."""
-    ways = parallelism.tensor * parallelism.context
-    if training.sequence_parallel is not False and parallelism.tensor > 1 and model.sequence % ways:
-        message = "does not divide the tokens of a sequence; turn training.sequence_parallel off, or"
-        yield Problem(
-            "parallelism.tensor", message, f"tensor x context = {ways} for {model.sequence}", _divisors(model.sequence)
-        )
+    tensor, (tokens, rest) = parallelism.tensor, divmod(model.sequence, parallelism.context)
+    wanted = training is None or training.sequence_parallel is not False
+    if wanted and not rest and tokens % tensor:
+        message = "sequence parallelism does not divide the tokens of a rank"
+        near = "training.sequence_parallel: false"
+        yield Problem("parallelism.tensor", message, f"{tensor} for {tokens}", _divisors(tokens), near)
 
 
 def _layout(parallelism: Parallelism) -> Sequence[Problem]:
@@ -188,11 +198,12 @@ def _partition(
 ) -> Sequence[Problem]:
     from pipesim.workload.partition import partition
 
-    stages = _stages(schedule, parallelism.pipeline)
     try:
-        partition(model.layers, stages, training.partition)
+        partition(model.layers, _stages(schedule, parallelism.pipeline), training.partition)
     except ConfigError as error:
         return error.problems
+    except (ScheduleError, ProgramError):  # reported when the schedule itself is checked
+        return ()
     return ()
 
 
@@ -204,13 +215,6 @@ def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:
 def _divisors(number: int) -> str:
     small = [d for d in range(1, min(number, 10**6) + 1) if number % d == 0]
     return ", ".join(map(str, small[:16])) + (", ..." if len(small) > 16 else "")
-
-
-def _kv_heads(tensor: int, groups: int) -> Iterator[Problem]:
-    """Key-value heads are split over the tensor axis, or copied when there are fewer of them."""
-    if groups % tensor and tensor % groups:
-        allowed = f"a divisor or a multiple of {groups}"
-        yield Problem("parallelism.tensor", "does not split the key-value heads", f"{tensor} for {groups}", allowed)
 
 
 def _experts(parallelism: Parallelism, model: Model) -> Iterator[Problem]:

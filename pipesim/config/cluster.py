@@ -23,7 +23,9 @@ Named = str | dict[str, Any]
 """A catalog name or a mapping of fields; what is in it is checked by the package that builds it."""
 
 Model = Annotated[
-    Named, PlainValidator(_named), _schema("a model's name, a path to a Hugging Face config.json, or its fields")
+    Named,
+    PlainValidator(_named),
+    _schema("a model's name, a path to a Hugging Face config.json, or its fields"),
 ]
 Gpu = Annotated[Named, PlainValidator(_named), _schema("a GPU's name, or {base: name, memory: ..., ...}")]
 Link = Annotated[Named, PlainValidator(_named), _schema("a link's name, or {bandwidth, latency, nics_per_node}")]

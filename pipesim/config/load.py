@@ -14,6 +14,7 @@ from pipesim.config.checks import Sections, abstract_problems, cluster_problems
 from pipesim.config.document import AbstractConfig, ClusterConfig, Config
 from pipesim.config.faults import problems_of
 from pipesim.config.reading import plain, read_file
+from pipesim.config.schedule import relative_to, schedule_options
 from pipesim.config.section import listed
 from pipesim.errors import ConfigError, Problem, nearest
 
@@ -35,21 +36,48 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: S
         ConfigError: with all problems at once, each with its YAML path, what was found, what is allowed and
             the nearest match.
     """
+    return _load(source, overrides, lambda data: data)
+
+
+def load_with_schedule(
+    source: str | os.PathLike[str] | Mapping[str, Any], schedule: str, overrides: Sequence[str] = ()
+) -> Config:
+    """As `load_config`, with another schedule. It keeps those of the given options that it has itself.
+
+    Raises ScheduleError for an unknown schedule, ConfigError for everything else.
+    """
+    options = schedule_options(schedule)
+
+    def exchange(data: dict[str, Any]) -> dict[str, Any]:
+        given = data.get("schedule")
+        kept = {key: value for key, value in given.items() if key in options} if isinstance(given, dict) else {}
+        return {**data, "schedule": {**kept, "name": schedule}}
+
+    return _load(source, overrides, exchange)
+
+
+_Change = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str], change: _Change) -> Config:
     if isinstance(source, Mapping):
         name, directory, data = None, Path(), plain(source)
     else:
         path = Path(source)
         name, directory, data = str(path), path.parent, read_file(path)
     try:
-        config = _check(data, overrides, directory)
+        config = _check(data, overrides, directory, change)
     except ConfigError as error:
         raise ConfigError(error.problems, error.source or name) from None
     config._source, config._directory = name, directory
     return config
 
 
-def _check(data: dict[str, Any], overrides: Sequence[str], directory: Path) -> Config:
+def _check(data: dict[str, Any], overrides: Sequence[str], directory: Path, change: _Change) -> Config:
     data, problems = setting.apply(data, overrides)
+    data = change(data)
+    if "schedule" in data:
+        data = {**data, "schedule": relative_to(directory, data["schedule"])}
     kind, form_problems = _form(data)
     problems += form_problems
     if kind is not None:

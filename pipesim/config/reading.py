@@ -226,7 +226,8 @@ def describe(value: Any) -> str:
 
 def _number(value: int) -> str:
     # str() of an int beyond 4300 digits is an error by itself
-    return str(value) if value.bit_length() < 1000 else f"a number of about {value.bit_length() // 3} digits"
+    bits = value.bit_length()
+    return str(value) if bits < 200 else f"a number of about {int(bits * math.log10(2)) + 1} digits"
 
 
 def _cut(text: str, width: int) -> str:

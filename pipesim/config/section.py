@@ -106,8 +106,6 @@ def _quantity(parse: Callable[[object], float]) -> Callable[[object], float]:
             return parse(value)
         except units.UnitError as error:
             raise refuse(error.message, error.allowed, error.nearest) from None
-        except OverflowError:
-            raise refuse("too large", "a number below 1e308") from None
 
     return read
 
@@ -123,7 +121,9 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, PlainValidator(read_seconds), _schema('seconds, or text with a unit: "3 us"')]
 Bytes = Annotated[
-    float, PlainValidator(_quantity(units.parse_bytes)), _schema('bytes, or text with a unit: "80 GB", "16 GiB"')
+    float,
+    PlainValidator(_quantity(units.parse_bytes)),
+    _schema('bytes, or text with a unit: "80 GB", "16 GiB"'),
 ]
 
 
