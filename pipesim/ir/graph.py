@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.ir.op import Kind, Op
 from pipesim.ir.placement import Placement
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 NO_MESSAGE = -1
 """``dep_message`` of a dependency that moves no data between ranks."""
@@ -86,6 +89,24 @@ class OpGraph:
     def compute_nodes(self) -> int:
         """Nodes on compute streams; they come first."""
         return int(self.starts[self.ranks])
+
+    def lookup(self, table: NDArray[Number]) -> NDArray[Number]:
+        """Entries of a (kinds, S) table for every node, shape (n,); zero for nodes without a stage."""
+        width = table.shape[1] + 1
+        padded = np.zeros((len(table), width), table.dtype)
+        padded[:, :-1] = table
+        place = np.multiply(self.kind, width, dtype=np.int32)
+        place += self.stage
+        return padded.ravel()[place]
+
+    def per_rank(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sums of ``values``, one for each node of the compute streams, by rank; shape (P,)."""
+        starts = self.starts[: self.ranks + 1]
+        some = starts[1:] > starts[:-1]
+        total = np.zeros(self.ranks, np.int64)
+        if some.any():
+            total[some] = np.add.reduceat(values, starts[:-1][some])
+        return total
 
     def op(self, node: int) -> Op:
         """The op that a node is."""

@@ -34,7 +34,13 @@ class Timeline:
     @cached_property
     def arrival(self) -> NDArray[np.int64]:
         """When each dependency arrived, shape (m,)."""
-        return self.arrived if self.arrived is not None else self.end[self.graph.dep_node] + self.graph.dep_lag
+        return self.arrived if self.arrived is not None else self.arrival_of(slice(None))
+
+    def arrival_of(self, edges: NDArray[np.int64] | slice | int) -> NDArray[np.int64]:
+        """When some dependencies arrived, by their numbers."""
+        if self.arrived is not None:
+            return np.asarray(self.arrived[edges])
+        return np.asarray(self.end[self.graph.dep_node[edges]] + self.graph.dep_lag[edges])
 
     @property
     def origin(self) -> int:

@@ -37,7 +37,7 @@ def duration_table(times: StageTimes) -> Picoseconds:
 def _durations(graph: OpGraph, costs: Costs) -> Picoseconds:
     table = duration_table(costs.times)
     whole_rank = graph.stage < 0
-    duration = table[graph.kind, graph.stage]
+    duration = graph.lookup(table)
     _bind_buckets(graph, costs, duration)
     if whole_rank.any():
         _bind_whole_rank(graph, table, np.flatnonzero(whole_rank), duration)

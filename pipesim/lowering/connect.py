@@ -7,14 +7,12 @@ rule is then one table beside another, shifted by some stages.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.ir.graph import COMPUTE, NO_MESSAGE, OpGraph, Stream
-from pipesim.ir.op import Kind
+from pipesim.ir.op import Kind, is_any
 from pipesim.ir.program import Program
 from pipesim.ir.rules import ROLE_KINDS, RULES, Role, Rule
 from pipesim.lowering.waits import NOWHERE, Nodes, Waits
@@ -70,17 +68,13 @@ def role_tables(program: Program) -> dict[Role, Nodes]:
 def _table(program: Program, place: NDArray[np.int64], kinds: Sequence[Kind]) -> Nodes:
     shape = (program.placement.stages, program.microbatches)
     table = np.full(shape, NOWHERE, np.int32)
-    nodes = np.flatnonzero(_is(program, kinds))
+    nodes = np.flatnonzero(is_any(program.kind, kinds))
     table.ravel()[place[nodes]] = nodes
     return table
 
 
-def _is(program: Program, kinds: Sequence[Kind]) -> Mask:
-    return reduce(or_, (program.kind == kind for kind in kinds))
-
-
 def _has(program: Program, kinds: Sequence[Kind]) -> bool:
-    return any(bool((program.kind == kind).any()) for kind in kinds)
+    return bool(is_any(program.kind, kinds).any())
 
 
 def _apply(rule: Rule, program: Program, tables: dict[Role, Nodes], exchanges: bool, waits: Waits) -> None:
