@@ -41,7 +41,8 @@ def breakdown(timeline: Timeline, times: StageTimes | None = None) -> dict[str, 
     """
     parts = {name: np.zeros(timeline.graph.ranks, np.int64) for name in PARTS}
     _work(timeline.graph, parts)
-    _idle(timeline, parts)
+    for idle in gaps(timeline):
+        _idle(timeline, idle, parts)
     if times is not None:
         _take_out_collectives(timeline.graph, times, parts)
     return parts
@@ -59,19 +60,12 @@ def _work(graph: OpGraph, parts: dict[str, Picoseconds]) -> None:
 
 
 class Gaps(NamedTuple):
-    """Idle time on the ranks' compute streams, rank by rank: picoseconds, and the node that ends each gap.
-
-    A gap at the end of a rank has the node where the next rank begins.
-    """
+    """Idle time on the ranks' compute streams, rank by rank: picoseconds, and the node that ends each gap."""
 
     rank: NDArray[np.int64]
     node: NDArray[np.int64]
     begin: Picoseconds
     end: Picoseconds
-
-    def chosen(self, mask: NDArray[np.bool_] | NDArray[np.int64]) -> Gaps:
-        """Some of them."""
-        return Gaps(*(column[mask] for column in self))
 
     @property
     def length(self) -> Picoseconds:
@@ -79,36 +73,37 @@ class Gaps(NamedTuple):
         return self.end - self.begin
 
 
-def gaps(timeline: Timeline) -> Gaps:
-    """All idle time of the compute streams within the step."""
-    graph, origin, finish = timeline.graph, timeline.origin, timeline.finish
+def gaps(timeline: Timeline) -> tuple[Gaps, Gaps]:
+    """All idle time of the compute streams: before ops, and from each rank's last op to the end of the step.
+
+    The latter have the node at which the next rank begins.
+    """
+    graph, origin = timeline.graph, timeline.origin
     starts, count = graph.starts[: graph.ranks + 1], graph.compute_nodes
     some = np.flatnonzero(np.diff(starts))
     before = np.empty(count, np.int64)
-    before[1:] = timeline.end[: count - 1] if count else 0
+    before[1:] = timeline.end[: max(count - 1, 0)]
     before[starts[some]] = origin
     node = np.flatnonzero(timeline.start[:count] != before)
-    inner = Gaps(np.searchsorted(starts, node, side="right") - 1, node, before[node], timeline.start[node])
     last = np.full(graph.ranks, origin)
     last[some] = timeline.end[starts[some + 1] - 1]
-    tail = Gaps(np.arange(graph.ranks), starts[1:], last, np.full(graph.ranks, finish))
-    both = Gaps(*(np.concatenate(columns) for columns in zip(inner, tail, strict=True)))
-    return both.chosen(np.argsort(both.rank, kind="stable"))
+    return (
+        Gaps(np.searchsorted(starts, node, side="right") - 1, node, before[node], timeline.start[node]),
+        Gaps(np.arange(graph.ranks), starts[1:], last, np.full(graph.ranks, timeline.finish)),
+    )
 
 
-def _idle(timeline: Timeline, parts: dict[str, Picoseconds]) -> None:
-    graph, idle = timeline.graph, gaps(timeline)
-    first, last = busy_bounds(graph)
+def _idle(timeline: Timeline, idle: Gaps, parts: dict[str, Picoseconds]) -> None:
+    first, last = busy_bounds(timeline.graph)
     after = idle.node > last[idle.rank]
     before = ~after & (idle.node <= first[idle.rank])
     between = np.flatnonzero(~after & ~before)
     edge = binding_edges(timeline, idle.node[between])
-    flight = np.zeros(len(idle.rank), np.int64)
-    flight[between] = _flight(timeline, edge)
     collective = after.copy()
-    collective[between] = _ends_collective(graph, edge)
-    exposed = np.minimum(idle.length, flight)
+    collective[between] = _ends_collective(timeline.graph, edge)
     covered = np.where(collective, _covered_by_rank(timeline, idle), 0)
+    exposed = np.zeros(len(idle.rank), np.int64)
+    exposed[between] = np.minimum(idle.length[between], _flight(timeline, edge))
     rest = idle.length - exposed - covered
     for name, amount in (
         ("warmup", np.where(before, rest, 0)),
@@ -139,7 +134,7 @@ def _ends_collective(graph: OpGraph, edge: NDArray[np.int64]) -> NDArray[np.bool
 
 def binding_edges(timeline: Timeline, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of ``nodes``, its dependency that arrived last, the first of them on a tie; -1 for none."""
-    begin, stop = timeline.graph.dep_starts[nodes], timeline.graph.dep_starts[nodes + 1]
+    begin, stop = (timeline.graph.dep_starts[nodes + i].astype(np.int64) for i in (0, 1))
     binding, latest = np.full(len(nodes), -1), np.zeros(len(nodes), np.int64)
     left = np.flatnonzero(stop > begin)
     offset = 0
