@@ -4,13 +4,14 @@ Each piece is priced op by op: matrix products through the roofline (`gemm.py`),
 (`attention.py`), memory-bound kernels (`kernels.py`) and the communication of tensor, context and expert
 parallelism. Which collective belongs to which phase:
 
-- Tensor parallelism without sequence parallelism: an all-reduce after each row-split matrix in the forward, and
-  after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section 3.2).
-- With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction; the
-  all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
+- Tensor parallelism without sequence parallelism: an all-reduce after each row-split matrix in the forward,
+  and after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section
+  3.2).
+- With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction;
+  the all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
   4.2.2).
-- Context parallelism: keys and values go round a ring during attention, and their gradients too in the backward;
-  only what is longer than the attention it overlaps with is charged.
+- Context parallelism: keys and values go round a ring during attention, and their gradients too in the
+  backward; only what is longer than the attention it overlaps with is charged.
 - Experts: an all-to-all before and one after the experts, in either direction.
 
 None of it overlaps with computation otherwise. Full recomputation repeats the whole forward, communication

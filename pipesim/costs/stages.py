@@ -26,6 +26,11 @@ class Stage:
     ranks: tuple[int, ...]
 
     @property
+    def contents(self) -> tuple[int, int, bool, bool]:
+        """What decides its times and sizes; stages with the same contents differ only in their ranks."""
+        return self.dense, self.mixture, self.embedding, self.head
+
+    @property
     def kinds(self) -> list[tuple[bool, int]]:
         """(mixture or not, how many) for the kinds of layers that occur."""
         return [(mixture, count) for mixture, count in ((False, self.dense), (True, self.mixture)) if count]

@@ -3,6 +3,8 @@ update."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import elementwise_seconds, kernel
 from pipesim.costs.stages import Stage
@@ -25,6 +27,10 @@ class StateCosts:
         self.collectives = Collectives(cluster)
         sequence_parallel = training.sequence_parallel and layout.tensor > 1
         self.shard = Shard(layout.tensor, layout.context, layout.expert, sequence_parallel)
+
+    def like(self, held: Stage) -> Hashable:
+        """Equal for stages with equal contents whose replicas are placed alike."""
+        return held.contents, self._groups(held)
 
     def resident(self, held: Stage) -> StateBytes:
         """Bytes that stay on one GPU, after ZeRO's sharding."""

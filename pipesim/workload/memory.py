@@ -89,8 +89,8 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
 def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
     """Bytes that one layer's backward works in at its widest.
 
-    Gradients around the feed-forward block, with sequence parallelism the gathered input and its gradient, and
-    the gradient of the largest matrix, which autograd allocates in the weights' precision even where the
+    Gradients around the feed-forward block, with sequence parallelism the gathered input and its gradient,
+    and the gradient of the largest matrix, which autograd allocates in the weights' precision even where the
     product adds to the accumulated gradient itself (megatron/core/tensor_parallel/layers.py).
     """
     width = model.moe.ffn * model.moe.top_k if mixture and model.moe else model.ffn
@@ -106,7 +106,7 @@ def logits(model: Model, training: Training, shard: Shard) -> float:
 
 
 def head_transient(model: Model, training: Training, shard: Shard) -> float:
-    """Bytes that the head's backward works in: gradients of logits and projection, in the weights' precision."""
+    """Bytes that the head's backward works in: gradients of logits and projection, as precise as weights."""
     if model.head == "none":
         return 0.0
     projection = training.element_bytes * model.hidden * model.vocab / shard.tensor
