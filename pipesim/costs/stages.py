@@ -9,6 +9,7 @@ from pipesim.workload import memory
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import Count, embedding_parameters, head_parameters, layer_parameters
 from pipesim.workload.partition import layer_ranges
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 
@@ -68,7 +69,7 @@ class StageActivations:
 
     model: Model
     training: Training
-    shard: memory.Shard
+    shard: Shard
 
     def kept(self, stage: Stage) -> float:
         """What the forward leaves behind."""

@@ -9,8 +9,9 @@ from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import elementwise_seconds, kernel
 from pipesim.costs.stages import Stage
 from pipesim.hardware import Cluster, Group, Layout
-from pipesim.workload.memory import MOMENT_BYTES, Shard, StateBytes, state_bytes
+from pipesim.workload.memory import MOMENT_BYTES, StateBytes, state_bytes
 from pipesim.workload.parameters import Count
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 
