@@ -128,9 +128,9 @@ def _latent(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "query_rank": config.get("q_lora_rank") or 0,
         "kv_rank": config["kv_lora_rank"],
-        "nope": config["qk_nope_head_dim"],
-        "rope": config["qk_rope_head_dim"],
-        "value": config["v_head_dim"],
+        "nope": config.get("qk_nope_head_dim"),
+        "rope": config.get("qk_rope_head_dim"),
+        "value": config.get("v_head_dim"),
     }
 
 
