@@ -39,5 +39,3 @@ def save(
         write_atomically(directory / name, content)
         paths.append(directory / name)
     return paths
-
-
