@@ -12,6 +12,7 @@ import numpy as np
 from pipesim.costs.costs import Costs
 from pipesim.errors import ConfigError, Problem, ScheduleError
 from pipesim.ir.graph import OpGraph
+from pipesim.ir.placement import Placement
 from pipesim.ir.program import Program
 from pipesim.ir.timeline import Timeline, to_picoseconds
 from pipesim.lowering.bind import bind, traffic
@@ -85,6 +86,14 @@ def plan(config: Config | Source) -> Plan:
         raise ConfigError([Problem("schedule", str(error))], config.source) from None
     costs, work = _costs(config, placement)
     return Plan(config, schedule, Setting(ranks, microbatches, step_costs(costs)), costs, work)
+
+
+def _costs(config: Config, placement: Placement) -> tuple[Costs, Work | None]:
+    from pipesim import pricing
+
+    if config.form == "abstract":
+        return pricing.abstract_costs(config, placement), None
+    return pricing.cluster_costs(config, placement)
 
 
 def program(config: Config | Source) -> Program:

@@ -11,7 +11,7 @@ from pipesim.config.abstract import Pipeline, UnitCosts
 from pipesim.config.cluster import Cluster, Parallelism, Profile, Training
 from pipesim.config.model import build_model
 from pipesim.config.schedule import ScheduleChoice
-from pipesim.errors import ConfigError, Problem, ScheduleError
+from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
 
 if TYPE_CHECKING:
     from pipesim.hardware.cluster import Cluster as BuiltCluster
@@ -98,15 +98,16 @@ def _all_zero(costs: UnitCosts) -> Iterator[Problem]:
 
 def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: str) -> Iterator[Problem]:
     """Size first: asking an absurd size of the schedule may take forever."""
-    built = schedule.build()
-    ops = 3 * ranks * microbatches * max(built.chunks_per_rank(), 1)
-    if ops > MAX_OPS:
-        found = f"3 x {ranks} ranks x {microbatches} micro-batches x {built.chunks_per_rank()} chunks = {ops:.3g} ops"
-        yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
-        return
     try:
-        built.check(ranks, microbatches)
-    except ScheduleError as error:
+        built = schedule.build()
+        chunks = built.chunks_per_rank()
+        ops = 3 * ranks * microbatches * max(chunks, 1)
+        if ops > MAX_OPS:
+            found = f"3 x {ranks} ranks x {microbatches} micro-batches x {chunks} chunks = {ops:.3g} ops"
+            yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
+        else:
+            built.check(ranks, microbatches)
+    except (ScheduleError, ProgramError) as error:
         yield Problem("schedule", str(error))
 
 
@@ -199,11 +200,12 @@ def _partition(
 ) -> Sequence[Problem]:
     from pipesim.workload.partition import partition
 
-    stages = _stages(schedule, parallelism.pipeline)
     try:
-        partition(model.layers, stages, training.partition)
+        partition(model.layers, _stages(schedule, parallelism.pipeline), training.partition)
     except ConfigError as error:
         return error.problems
+    except (ScheduleError, ProgramError):  # reported when the schedule itself is checked
+        return ()
     return ()
 
 

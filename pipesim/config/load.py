@@ -14,7 +14,7 @@ from pipesim.config.checks import Sections, abstract_problems, cluster_problems
 from pipesim.config.document import AbstractConfig, ClusterConfig, Config
 from pipesim.config.faults import problems_of
 from pipesim.config.reading import plain, read_file
-from pipesim.config.schedule import schedule_options
+from pipesim.config.schedule import relative_to, schedule_options
 from pipesim.config.section import listed
 from pipesim.errors import ConfigError, Problem, nearest
 
@@ -76,6 +76,8 @@ def _load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequenc
 def _check(data: dict[str, Any], overrides: Sequence[str], directory: Path, change: _Change) -> Config:
     data, problems = setting.apply(plain(data), overrides)
     data = change(plain(data))
+    if "schedule" in data:
+        data = {**data, "schedule": relative_to(directory, data["schedule"])}
     kind, form_problems = _form(data)
     problems += form_problems
     if kind is not None:

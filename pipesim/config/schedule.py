@@ -6,10 +6,12 @@ checked like the built-in ones without a word here. Schedules are imported when 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PlainValidator, WithJsonSchema
@@ -79,7 +81,9 @@ def schedule_options(name: str) -> dict[str, Option]:
     """The options of a schedule by name. Raises ScheduleError for one that is unknown or cannot be loaded."""
     cls = _load(name)
     hints = get_type_hints(cls)
-    return {f.name: _option(f, hints[f.name]) for f in fields(cls) if f.init}
+    from pipesim.schedules.base import options
+
+    return {name: _option(name, f, hints[f.name]) for name, f in options(cls).items() if f.init}
 
 
 def _load(name: str) -> type[BuiltSchedule]:
@@ -93,11 +97,11 @@ def _load(name: str) -> type[BuiltSchedule]:
         raise ScheduleError(f"schedule {name!r} cannot be loaded: {error}") from None
 
 
-def _option(field_: Any, annotation: Any) -> Option:
+def _option(name: str, field_: Any, annotation: Any) -> Option:
     kinds, choices = _kinds(annotation)
     required = field_.default is MISSING and field_.default_factory is MISSING
     return Option(
-        name=field_.name,
+        name=name,
         types=kinds,
         choices=choices,
         default=None if required else field_.default,
@@ -143,14 +147,36 @@ def _choose(name: Any, given: Mapping[str, Any], where: tuple[str, ...]) -> Sche
         chosen = schedules.create(name, **given)
     except ScheduleError as error:
         raise refuse(str(error)) from None
-    return ScheduleChoice(chosen.name, {f.name: getattr(chosen, f.name) for f in fields(chosen) if f.init})
+    own_name = name if schedules.in_file(name) else chosen.name
+    named = schedules.base.options(type(chosen))
+    return ScheduleChoice(own_name, {name: getattr(chosen, f.name) for name, f in named.items() if f.init})
+
+
+def relative_to(directory: Path, value: Any) -> Any:
+    """A raw ``schedule`` section with its paths, which are relative to ``directory``, made relative to where we are.
+
+    Paths are a name of the form ``file.py:schedule`` and the options that a schedule marks as paths.
+    """
+    from pipesim import schedules
+
+    if isinstance(value, str):
+        return str(directory / value) if schedules.in_file(value) else value
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        return value
+    moved = {**value, "name": relative_to(directory, value["name"])}
+    with contextlib.suppress(Exception):  # whatever is wrong with the schedule is reported when it is checked
+        for f in schedules.base.options(schedules.get(moved["name"])).values():
+            if f.metadata.get("path") and isinstance(moved.get(f.name), str):
+                moved[f.name] = str(directory / moved[f.name])
+    return moved
 
 
 def _name_faults(name: Any, where: tuple[str, ...]) -> list[Fault]:
     from pipesim import schedules
 
     names, others = schedules.names(), schedules.registry.aliases()
-    if not isinstance(name, str) or name not in (*names, *others):
+    known = isinstance(name, str) and (name in names or name in others or schedules.in_file(name))
+    if not known:
         near = nearest(str(name), [*names, *others])
         return [Fault(where, "unknown schedule", name, listed(names), near)]
     try:

@@ -1,8 +1,8 @@
 """Seconds of the core of attention (scores, softmax, context) of one layer on one GPU.
 
-With FlashAttention: rates from `catalog/attention.yaml`, interpolated in the logarithm of the sequence, plus a
-tail when few heads leave the chip half empty. Without it: batched matrix products through the GEMM roofline and
-softmax and dropout as memory-bound kernels over the scores.
+With FlashAttention: rates from `catalog/attention.yaml`, interpolated in the logarithm of the sequence,
+plus a tail when few heads leave the chip half empty. Without it: batched matrix products through the GEMM
+roofline and softmax and dropout as memory-bound kernels over the scores.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import numpy as np
 from pipesim import catalog
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, kernel
 from pipesim.costs.gemm import gemm_seconds
-from pipesim.hardware.gpu import GPU
+from pipesim.hardware import GPU
 
 BACKWARD_FLOPS = 2.5
 
-# A kernel ends when its last thread block ends. The block with the most work takes `longest` seconds; a launch
-# takes about TAIL of that beyond the even spread of its work, and never less than LONGEST of it, forward and
-# backward. Read off attention times at s = 4096 and few heads (MooreThreads/SimuMax:configs/system): on A100
-# 214, 284, 444, 778, 1484 us forward for 4 to 64 heads, and on B200 91 us for 4 heads and 98 for 8.
+# A kernel ends when its last thread block ends. The block with the most work takes `longest` seconds; a
+# launch takes about TAIL of that beyond the even spread of its work, and never less than LONGEST of it,
+# forward and backward. Read off attention times at s = 4096 and few heads
+# (MooreThreads/SimuMax:configs/system): on A100 214, 284, 444, 778, 1484 us forward for 4 to 64 heads, and
+# on B200 91 us for 4 heads and 98 for 8.
 TAIL = (0.65, 0.45)
 LONGEST = (1.4, 0.95)
 _BACKWARD_ROWS = 128
@@ -66,7 +67,7 @@ def flash_seconds(core: Core, gpu: GPU, backward: bool = False) -> float:
     full = reference["tokens"] * reference["hidden"] * block * (1.0 if core.causal else 2.0) * 2
     emptiness = max(0.0, 1.0 - core.flops / full)
     spread = flops / rate + TAIL[backward] * emptiness * longest
-    return gpu.elementwise_overhead_s + max(spread, LONGEST[backward] * longest)
+    return float(gpu.elementwise_overhead_s + max(spread, LONGEST[backward] * longest))
 
 
 def _longest_block(table: Any, core: Core, block: float, rate_per_sm: float, backward: bool) -> float:

@@ -1,19 +1,19 @@
 """Seconds of memory-bound kernels: norms, activations, dropout, residuals, casts.
 
-A kernel takes its launch overhead plus its bytes over the share of HBM bandwidth that such kernels reach. Byte
-counts are those of kernels fused as in Megatron-LM (bias + dropout + residual in one, bias + GeLU in one);
-Narayanan et al. 2021 (arXiv 2104.04473), section 5.8, measured what that fusion is worth.
+A kernel takes its launch overhead plus its bytes over the share of HBM bandwidth that such kernels reach.
+Byte counts are those of kernels fused as in Megatron-LM (bias + dropout + residual in one, bias + GeLU in
+one); Narayanan et al. 2021 (arXiv 2104.04473), section 5.8, measured what that fusion is worth.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipesim.hardware.gpu import GPU
+from pipesim.hardware import GPU
 
-# Random access by rows (embedding look-up, token permutation) against streaming: 305 of 1795 GB/s on A100 and
-# 550 of 3400 on H100 for a look-up (microsoft/vidur profiles), 0.19 against 0.91 of HBM on A100 and 0.50 against
-# 0.67 on B200 for a permutation (MooreThreads/SimuMax:configs/system).
+# Random access by rows (embedding look-up, token permutation) against streaming: 305 of 1795 GB/s on A100
+# and 550 of 3400 on H100 for a look-up (microsoft/vidur profiles), 0.19 against 0.91 of HBM on A100 and
+# 0.50 against 0.67 on B200 for a permutation (MooreThreads/SimuMax:configs/system).
 GATHER_SHARE = 0.25
 
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipesim.hardware.gpu import GPU
+from pipesim.hardware import GPU
 
 Role = Literal["forward", "input_grad", "weight_grad"]
 
@@ -32,10 +32,12 @@ def gemm_seconds(
     precision: str,
     role: Role = "forward",
     groups: int = 1,
+    result_bytes: int | None = None,
 ) -> npt.NDArray[np.float64]:
     """Time of an (m x k) by (k x n) product; any of m, n, k may be an array.
 
-    ``role`` ``weight_grad`` is slower by the GPU's factor and adds to an fp32 result. With ``groups`` > 1 that
+    ``role`` ``weight_grad`` is slower by the GPU's factor and adds to an fp32 result; ``result_bytes``
+    moved per element of the result are 2 otherwise (4 in fp32), and can be given. With ``groups`` > 1 that
     many products of this shape run as one kernel, at the lower rate of `GROUPED`.
     """
     fit = gpu.gemm[precision]
@@ -44,7 +46,7 @@ def gemm_seconds(
     if role == "weight_grad":
         rate /= gpu.weight_grad_slowdown
     element = _ELEMENT[precision]
-    result = _ACCUMULATED if role == "weight_grad" else max(element, 2)
+    result = result_bytes or (_ACCUMULATED if role == "weight_grad" else max(element, 2))
     moved = element * (m * k + k * n) + result * m * n
     compute_s = 2 * m * n * k / rate
     memory_s = moved / (fit.memory_efficiency * gpu.memory_bandwidth)

@@ -1,8 +1,9 @@
 """Memory-bound kernels of one transformer layer and what they move, per GPU.
 
-Each function lists kernels, one per line, as multiples of the elements they touch: a norm reads its input and
-writes its output (2 elements per hidden unit); bias + dropout + residual reads two tensors, writes one and a
-mask; and so on. ``whole`` counts elements of the residual stream on this GPU (divided by sequence parallelism).
+Each function lists kernels, one per line, as multiples of the elements they touch: a norm reads its input
+and writes its output (2 elements per hidden unit); bias + dropout + residual reads two tensors, writes one
+and a mask; and so on. ``whole`` counts elements of the residual stream on this GPU (divided by sequence
+parallelism).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from pipesim.costs.elementwise import Traffic, gather, kernel
 from pipesim.workload.memory import Shard, tokens
 from pipesim.workload.model import Model
+from pipesim.workload.parameters import layer_parameters
 from pipesim.workload.training import Training
 
 _MASK = 1
@@ -29,7 +31,14 @@ class Kernels:
         model, element, whole = self.model, self.element, self.whole
         residual = kernel(whole * (3 * element + (_MASK if model.dropout else 0)))
         norm = kernel(2 * element * whole)
-        total = norm + residual + norm + residual + self._around_attention() + self._activation(2 if model.gated_mlp else 1, 1)
+        total = (
+            norm
+            + residual
+            + norm
+            + residual
+            + self._around_attention()
+            + self._activation(2 if model.gated_mlp else 1, 1)
+        )
         if self.mixture:
             total += self._routing()
         return total + self._casts(2)
@@ -47,7 +56,9 @@ class Kernels:
         return total + self._casts(2)
 
     def weight_grad(self) -> Traffic:
-        """Bias gradients: sums over tokens of the output gradients of each matrix with a bias."""
+        """Bias gradients: sums over tokens of the output gradients of each matrix with a bias; and adding up
+        the gradients of micro-batches where the products do not do that themselves.
+        """
         model = self.model
         total = Traffic()
         if model.biases and not self.mixture:
@@ -56,6 +67,9 @@ class Kernels:
             total += kernel(self.element * self.whole) + kernel(self.element * self.whole)
         if model.qkv_bias:
             total += kernel(self.element * self._qkv_elements())
+        if not self.training.fused_gradients:
+            parameters = layer_parameters(model, self.mixture).per_gpu(self.shard.tensor, self.shard.expert)
+            total += kernel(parameters * (self.element + 2 * self.training.gradient_bytes))
         return total
 
     def _qkv_elements(self) -> float:
@@ -65,7 +79,8 @@ class Kernels:
         return self.tokens * (heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim))
 
     def _around_attention(self) -> Traffic:
-        """Bias of QKV, rotation of queries and keys, norms of latents, copies that unfused attention needs."""
+        """Bias of QKV, rotation of queries and keys, norms of latents, copies that unfused attention
+        needs."""
         model, element = self.model, self.element
         total = Traffic()
         if model.qkv_bias:
@@ -105,5 +120,11 @@ class Kernels:
         for _ in range(norms):
             total += kernel(4 * self.whole)
         heads = self.model.heads * self.model.value_dim
-        width = self.model.ffn if not self.mixture or self.model.moe is None else self.model.moe.ffn * self.model.moe.top_k
-        return total + kernel(4 * self.tokens * heads / self.shard.tensor) + kernel(4 * self.tokens * width / self.shard.tensor)
+        width = (
+            self.model.ffn if not self.mixture or self.model.moe is None else self.model.moe.ffn * self.model.moe.top_k
+        )
+        return (
+            total
+            + kernel(4 * self.tokens * heads / self.shard.tensor)
+            + kernel(4 * self.tokens * width / self.shard.tensor)
+        )

@@ -7,7 +7,8 @@ parallelism. Which collective belongs to which phase:
 - Tensor parallelism without sequence parallelism: an all-reduce after each row-split matrix in the forward, and
   after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section 3.2).
 - With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction; the
-  all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2).
+  all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
+  4.2.2).
 - Context parallelism: keys and values go round a ring during attention, and their gradients too in the backward;
   only what is longer than the attention it overlaps with is charged.
 - Experts: an all-to-all before and one after the experts, in either direction.
@@ -27,15 +28,16 @@ from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, gemm_seconds
 from pipesim.costs.kernels import Kernels
-from pipesim.hardware.cluster import GPU, Cluster
-from pipesim.hardware.layout import GroupKind, Layout
+from pipesim.hardware import GPU, Cluster, Layout
+from pipesim.hardware.layout import GroupKind
 from pipesim.workload.matrices import Matrix, attention_matrices, feed_forward_matrices, head_matrices
 from pipesim.workload.memory import Shard, layer_input, tokens
 from pipesim.workload.model import Model
 from pipesim.workload.training import Training
 
-# Vocabulary-parallel cross entropy in fp32, bytes per logit (megatron/core/tensor_parallel/cross_entropy.py): cast
-# 2 + 4, maximum 4, subtract 8, exponentiate 8, sum 4, divide 8; backward: scale 8, cast 4 + 2.
+# Vocabulary-parallel cross entropy in fp32, bytes per logit
+# (megatron/core/tensor_parallel/cross_entropy.py): cast 2 + 4, maximum 4, subtract 8, exponentiate 8, sum
+# 4, divide 8; backward: scale 8, cast 4 + 2.
 _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
 
 
@@ -135,6 +137,13 @@ class LayerCosts:
         input_grad += self._kernels(norm + norm + kernel(logits * _LOSS_BACKWARD)) + back
         return LayerTimes(forward + gathered, input_grad, self._matrices(matrices, "weight_grad"))
 
+    @property
+    def message_bytes(self) -> float:
+        """What one context-parallel rank hands to the next stage: b s h / c elements, before tensor
+        parallelism divides it.
+        """
+        return self.training.element_bytes * self.tokens * self.model.hidden
+
     # Pieces -------------------------------------------------------------------------------------------------
 
     def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
@@ -160,7 +169,9 @@ class LayerCosts:
             "input_grad": (rows, inputs, outputs),
             "weight_grad": (inputs, outputs, rows),
         }[role]
-        return float(gemm_seconds(*sizes, self.gpu, self.training.precision, role, groups))
+        unfused = role == "weight_grad" and not self.training.fused_gradients
+        result_bytes = self.training.element_bytes if unfused else None
+        return float(gemm_seconds(*sizes, self.gpu, self.training.precision, role, groups, result_bytes))
 
     def _kernels(self, traffic: Traffic) -> Phase:
         return Phase(elementwise_seconds(traffic, self.gpu))
@@ -243,7 +254,8 @@ class LayerCosts:
         return Phase()
 
     def _floored(self, times: LayerTimes) -> LayerTimes:
-        """No phase runs faster than the host launches it; the backward's floor is shared by its two halves."""
+        """No phase runs faster than the host launches it; the backward's floor is shared by its two
+        halves."""
         if not self.training.launch_floor:
             return times
         forward_s, backward_s = self.gpu.launch_floor_forward_s, self.gpu.launch_floor_backward_s

@@ -49,7 +49,7 @@ class Op(NamedTuple):
     microbatch: int
 
     def __str__(self) -> str:
-        return f"{self.stage}{self.kind.name}{self.microbatch}"
+        return f"{self.stage}{self.kind.name}{self.microbatch}" if self.stage >= 0 else self.kind.name
 
 
 class Pair(NamedTuple):

@@ -53,9 +53,10 @@ def add_data_parallel(graph: OpGraph, spec: DataParallel) -> OpGraph:
     """The graph with a collective stream per rank; an OPT that is already there waits for its reductions."""
     extension = Extension(graph)
     reductions: dict[int, list[int]] = {s: [] for s in range(graph.placement.stages)}
+    shared = _shared_positions(graph, spec)
     for rank in range(graph.ranks):
         extension.stream(rank, COLLECTIVE)
-        _queue_rank(extension, spec, rank, reductions)
+        _queue_rank(extension, spec, rank, shared, reductions)
     _meet_replicas(extension, spec, reductions)
     return extension.build()
 
@@ -72,7 +73,9 @@ def add_barrier(graph: OpGraph) -> OpGraph:
     return extension.build()
 
 
-def _queue_rank(extension: Extension, spec: DataParallel, rank: int, reductions: dict[int, list[int]]) -> None:
+def _queue_rank(
+    extension: Extension, spec: DataParallel, rank: int, shared: dict[int, int], reductions: dict[int, list[int]]
+) -> None:
     graph = extension.graph
     first, last = int(graph.starts[rank]), int(graph.starts[rank + 1])
     optimizer = last - 1 if graph.kind[last - 1] == Kind.OPT else None
@@ -80,7 +83,7 @@ def _queue_rank(extension: Extension, spec: DataParallel, rank: int, reductions:
     if spec.zero == 3 and spec.gather:
         events += _gathers(graph, first, last)
     queued: list[int] = []
-    for event in sorted(events, key=_launch_order):
+    for event in sorted(events, key=lambda e: _launch_order(e, first, shared)):
         if event.kind == Kind.UNSHARD:
             _queue_gather(extension, event)
             continue
@@ -95,16 +98,38 @@ def _queue_rank(extension: Extension, spec: DataParallel, rank: int, reductions:
                 extension.wait(extension.node(Kind.UNSHARD, stage), optimizer)
 
 
-def _launch_order(event: Event) -> tuple[int, bool, int, int]:
-    """First come, first served; of what comes together, gathers first by need, then reductions, last stage first."""
-    return event.position, event.kind != Kind.UNSHARD, event.needed_by, -event.stage
+def _launch_order(event: Event, first: int, shared: dict[int, int]) -> tuple[int, bool, int, int]:
+    """First come, first served; of what comes together, gathers first by need, then reductions, last stage first.
+
+    Reductions that meet those of other ranks are taken in one order everywhere: by the later partner.
+    """
+    position = event.position - first
+    if event.kind == Kind.REDUCE_GRAD:
+        position = shared.get(event.stage, position)
+    return position, event.kind != Kind.UNSHARD, event.needed_by, -event.stage
+
+
+def _shared_positions(graph: OpGraph, spec: DataParallel) -> dict[int, int]:
+    """For stages with replicas, where the last of their holders reaches its trigger, counted in ops."""
+    relative = np.where(spec.triggers >= 0, spec.triggers - graph.starts[: graph.ranks, None], -1)
+    latest = relative.max(axis=0)
+    return {s: int(latest[s]) for s in np.flatnonzero(graph.placement.replicas > 1).tolist()}
 
 
 def _reductions(graph: OpGraph, spec: DataParallel, rank: int, first: int, last: int) -> list[Event]:
+    """Once per stage; from ZeRO-2 on, each time a stage leaves its gradient buffer.
+
+    Stages with replicas on other ranks are reduced once whatever the ZeRO stage: their partners run them at
+    other times and can only meet at the end.
+    """
+    held = set(np.flatnonzero(spec.triggers[rank] >= 0).tolist())
+    events = []
     if spec.zero >= 2:
-        return [Event(r.last, Kind.REDUCE_GRAD, r.stage) for r in residencies(graph, first, last, (Kind.B, Kind.W))]
-    held = np.flatnonzero(spec.triggers[rank] >= 0).tolist()
-    return [Event(int(spec.triggers[rank, s]), Kind.REDUCE_GRAD, s) for s in held]
+        stays = residencies(graph, first, last, (Kind.B, Kind.W))
+        alone = graph.placement.replicas == 1
+        events = [Event(r.last, Kind.REDUCE_GRAD, r.stage) for r in stays if alone[r.stage]]
+        held -= set(np.flatnonzero(alone).tolist())
+    return events + [Event(int(spec.triggers[rank, s]), Kind.REDUCE_GRAD, s) for s in sorted(held)]
 
 
 def _gathers(graph: OpGraph, first: int, last: int) -> list[Event]:

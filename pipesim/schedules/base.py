@@ -7,7 +7,7 @@ communication, recomputation, sharding and memory are added by lowering.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -139,6 +139,14 @@ def require(condition: bool, message: str) -> None:
         raise ScheduleError(message)
 
 
-def option(default: Any, help: str) -> Any:
-    """A schedule option: a dataclass field with a default and one line that explains it."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, name: str = "") -> Any:
+    """A schedule option: a dataclass field with a default and one line that explains it.
+
+    ``name`` is what users call it, where the field cannot have that name.
+    """
+    return field(default=default, metadata={"help": help, "name": name})
+
+
+def options(cls: type[Schedule]) -> dict[str, Field[Any]]:
+    """The options of a schedule class under the names that users know."""
+    return {f.metadata.get("name") or f.name: f for f in fields(cls)}

@@ -61,9 +61,7 @@ def recomputed_flops(model: Model, recompute: str, flash_attention: bool) -> int
     return 0
 
 
-def step_flops(
-    model: Model, samples: int, recompute: str = "none", flash_attention: bool = True
-) -> StepFlops:
+def step_flops(model: Model, samples: int, recompute: str = "none", flash_attention: bool = True) -> StepFlops:
     """Operations of a step over ``samples`` sequences."""
     once = (1 + _BACKWARD) * forward_flops(model)
     again = recomputed_flops(model, recompute, flash_attention)

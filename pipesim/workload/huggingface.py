@@ -32,9 +32,7 @@ def is_huggingface(mapping: Mapping[str, Any]) -> bool:
     return "model_type" in mapping or "num_hidden_layers" in mapping or "n_layer" in mapping
 
 
-def model_from_huggingface(
-    config: Mapping[str, Any], sequence: int | None = None, name: str | None = None
-) -> Model:
+def model_from_huggingface(config: Mapping[str, Any], sequence: int | None = None, name: str | None = None) -> Model:
     """A model from a parsed config.json.
 
     ``sequence`` is the length trained on; without it the longest that the config allows. Raises ConfigError
@@ -43,9 +41,7 @@ def model_from_huggingface(
     family = config.get("model_type")
     if family not in FAMILIES:
         close = nearest(str(family), FAMILIES)
-        raise ConfigError(
-            [Problem("model.model_type", "unknown family", repr(family), ", ".join(FAMILIES), close)]
-        )
+        raise ConfigError([Problem("model.model_type", "unknown family", repr(family), ", ".join(FAMILIES), close)])
     read = {"gpt2": _gpt2, "bert": _bert, "gpt_neox": _gpt_neox}.get(family, _llama)
     _check_keys(config, _NEEDED.get(family, _LLAMA_KEYS))
     mapping = {key: value for key, value in read(config).items() if value is not None}

@@ -51,21 +51,15 @@ def model_from_catalog(name: str) -> Model:
     models = catalog.load("models")
     if name not in models:
         known = sorted(models)
-        raise ConfigError(
-            [Problem("model", "unknown model", repr(name), ", ".join(known), nearest(name, known))]
-        )
+        raise ConfigError([Problem("model", "unknown model", repr(name), ", ".join(known), nearest(name, known))])
     return model_from_mapping(models[name], name)
 
 
-def _field_problems(
-    given: Mapping[str, Any], kind: type, path: str, needed: tuple[str, ...]
-) -> list[Problem]:
+def _field_problems(given: Mapping[str, Any], kind: type, path: str, needed: tuple[str, ...]) -> list[Problem]:
     """Unknown, missing and ill-typed fields of one mapping, and of the mappings inside it."""
     known = [field.name for field in fields(kind)]
     problems = [_unknown(key, known, path) for key in given if key not in known]
-    problems += [
-        Problem(f"{path}.{key}", "is missing", allowed="a whole number") for key in needed if key not in given
-    ]
+    problems += [Problem(f"{path}.{key}", "is missing", allowed="a whole number") for key in needed if key not in given]
     for key, value in given.items():
         if key in known:
             problems += _value_problems(key, value, path)
@@ -83,11 +77,7 @@ def _value_problems(key: str, value: Any, path: str) -> list[Problem]:
     if key in ("moe", "mla"):
         return _nested_problems(value, Experts if key == "moe" else Latent, where)
     if key in _FLAGS:
-        return (
-            []
-            if isinstance(value, bool)
-            else [Problem(where, "is not true or false", repr(value), "true, false")]
-        )
+        return [] if isinstance(value, bool) else [Problem(where, "is not true or false", repr(value), "true, false")]
     if key in _CHOICES:
         choices = _CHOICES[key]
         close = nearest(str(value), choices)
@@ -95,11 +85,7 @@ def _value_problems(key: str, value: Any, path: str) -> list[Problem]:
     if key == "positions" and isinstance(value, str):
         words = ("learned", "rotary")
         close = nearest(value, words)
-        return (
-            []
-            if value in words
-            else [Problem(where, "unknown", repr(value), "learned, rotary or a number", close)]
-        )
+        return [] if value in words else [Problem(where, "unknown", repr(value), "learned, rotary or a number", close)]
     return _number_problems(where, value, 0 if key in _ZERO_ALLOWED else 1)
 
 
@@ -114,9 +100,7 @@ def _nested_problems(value: Any, kind: type, where: str) -> list[Problem]:
     if value is None:
         return []
     if not isinstance(value, Mapping):
-        return [
-            Problem(where, "is not a mapping", repr(value), ", ".join(field.name for field in fields(kind)))
-        ]
+        return [Problem(where, "is not a mapping", repr(value), ", ".join(field.name for field in fields(kind)))]
     needed = tuple(field.name for field in fields(kind) if field.default is MISSING)
     return _field_problems(value, kind, where, needed)
 
@@ -152,9 +136,7 @@ def _consistency_problems(filled: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem("model.positions", "fewer than the sequence is long", found))
     moe = filled["moe"]
     if moe and moe.top_k > moe.experts:
-        problems.append(
-            Problem("model.moe.top_k", "more than there are experts", str(moe.top_k), f"1..{moe.experts}")
-        )
+        problems.append(Problem("model.moe.top_k", "more than there are experts", str(moe.top_k), f"1..{moe.experts}"))
     return problems
 
 

@@ -59,7 +59,7 @@ def attention_matrices(model: Model) -> tuple[Matrix, ...]:
 def _latent_matrices(model: Model, mla: Latent) -> tuple[Matrix, ...]:
     queries = model.heads * (mla.nope + mla.rope)
     if mla.query_rank:
-        query = (
+        query: tuple[Matrix, ...] = (
             Matrix("query_down", model.hidden, mla.query_rank, "none"),
             Matrix("query_up", mla.query_rank, queries, "column"),
         )

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
 from pipesim.workload.model import Model
-from pipesim.workload.parameters import Count
 from pipesim.workload.training import Training
 
 LayerBytes = Callable[[Model, bool, Training, "Shard"], float]
@@ -23,7 +22,7 @@ _MASK = 1
 _STATISTICS = 4
 _TOKEN_ID = 8
 _MASTER = {"bf16": 4, "fp16": 4, "fp8": 4, "fp32": 0}
-_MOMENTS = {"adam": 8, "adam-bf16": 4, "momentum": 4, "sgd": 0}
+MOMENT_BYTES = {"adam": 8, "adam-bf16": 4, "momentum": 4, "sgd": 0}
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,30 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
 
 
 def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
-    """Bytes that one layer's backward works in at its widest: gradients around the feed-forward block, and with
-    sequence parallelism the gathered input and its gradient.
+    """Bytes that one layer's backward works in at its widest.
+
+    Gradients around the feed-forward block, with sequence parallelism the gathered input and its gradient, and
+    the gradient of the largest matrix, which autograd allocates in the weights' precision even where the
+    product adds to the accumulated gradient itself (megatron/core/tensor_parallel/layers.py).
     """
     width = model.moe.ffn * model.moe.top_k if mixture and model.moe else model.ffn
     features = _hidden_features(model, width) / shard.tensor
     gathered = 2 * model.hidden if shard.sequence_parallel else model.hidden
-    return training.element_bytes * tokens(model, training, shard) * (features + gathered)
+    largest = max(matrix.inputs * matrix.outputs for matrix in layer_matrices(model, mixture)) / shard.tensor
+    return training.element_bytes * (tokens(model, training, shard) * (features + gathered) + largest)
+
+
+def logits(model: Model, training: Training, shard: Shard) -> float:
+    """Bytes of the logits, or of their gradient, in the weights' precision."""
+    return training.element_bytes * tokens(model, training, shard) * model.vocab / shard.tensor
+
+
+def head_transient(model: Model, training: Training, shard: Shard) -> float:
+    """Bytes that the head's backward works in: gradients of logits and projection, in the weights' precision."""
+    if model.head == "none":
+        return 0.0
+    projection = training.element_bytes * model.hidden * model.vocab / shard.tensor
+    return logits(model, training, shard) + projection
 
 
 def _attention(model: Model, training: Training, shard: Shard) -> float:
@@ -203,7 +219,7 @@ def bytes_per_parameter(training: Training) -> StateBytes:
     and the optimizer's moments (NVIDIA/Megatron-LM, documentation of the distributed optimizer; Korthikanti
     et al. 2022, Figure 1, whose bars are 18 bytes per parameter).
     """
-    optimizer = _MASTER[training.precision] + _MOMENTS[training.optimizer]
+    optimizer = _MASTER[training.precision] + MOMENT_BYTES[training.optimizer]
     return StateBytes(training.element_bytes, training.gradient_bytes, optimizer)
 
 
@@ -215,8 +231,3 @@ def state_bytes(parameters: float, training: Training, ways: int) -> StateBytes:
         parameters * each.gradients / (ways if training.zero >= 2 else 1),
         parameters * each.optimizer / (ways if training.zero >= 1 else 1),
     )
-
-
-def per_gpu(count: Count, shard: Shard) -> float:
-    """Parameters of ``count`` that one GPU of the shard holds."""
-    return count.per_gpu(shard.tensor, shard.expert)

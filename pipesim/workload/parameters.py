@@ -23,6 +23,10 @@ class Count:
     def __add__(self, other: Count) -> Count:
         return Count(self.split + other.split, self.experts + other.experts, self.replicated + other.replicated)
 
+    def times(self, number: int) -> Count:
+        """So many copies."""
+        return Count(number * self.split, number * self.experts, number * self.replicated)
+
     @property
     def total(self) -> int:
         """All of them."""

@@ -46,17 +46,11 @@ def _checked(layers: int, stages: int, counts: tuple[int, ...]) -> tuple[int, ..
     path = "training.partition"
     problems = []
     if len(counts) != stages:
-        problems.append(
-            Problem(path, "does not have one entry per stage", f"{len(counts)} entries", f"{stages}")
-        )
+        problems.append(Problem(path, "does not have one entry per stage", f"{len(counts)} entries", f"{stages}"))
     if any(count < 0 for count in counts):
-        problems.append(
-            Problem(path, "has a negative entry", str(list(counts)), "layers per stage, 0 or more")
-        )
+        problems.append(Problem(path, "has a negative entry", str(list(counts)), "layers per stage, 0 or more"))
     if sum(counts) != layers:
-        problems.append(
-            Problem(path, "does not add up to the layers of the model", str(sum(counts)), f"{layers}")
-        )
+        problems.append(Problem(path, "does not add up to the layers of the model", str(sum(counts)), f"{layers}"))
     if problems:
         raise ConfigError(problems)
     return counts

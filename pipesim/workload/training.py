@@ -24,6 +24,8 @@ class Training:
     memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
     runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
+    ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM
+    since 2022); otherwise a kernel of its own adds each micro-batch's gradient.
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -39,6 +41,7 @@ class Training:
     gradients: str = "fp32"
     scatter_gather: bool = True
     launch_floor: bool = True
+    fused_gradients: bool = True
 
     def __post_init__(self) -> None:
         problems = [
@@ -52,9 +55,7 @@ class Training:
         for field in ("micro_batch", "global_batch"):
             if getattr(self, field) < 1:
                 allowed = "a whole number of at least 1"
-                problems.append(
-                    Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed)
-                )
+                problems.append(Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed))
         if problems:
             raise ConfigError(problems)
 

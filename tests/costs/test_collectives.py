@@ -123,9 +123,7 @@ def test_an_inline_link_is_latency_and_bandwidth():
     cluster = build_cluster("a100-sxm-80gb", intra_node={"bandwidth": "150 GB/s", "latency": "8 us"})
     # All-gather among 4: the link's latency, two further NCCL hops of 1.9 us, and 3/4 of the buffer.
     expected = 8e-6 + 2 * 1.9e-6 + 0.75 * 1e9 / 150e9
-    assert Collectives(cluster).seconds("all_gather", 1e9, Group(4, 1, 4)) == pytest.approx(
-        expected, rel=1e-12
-    )
+    assert Collectives(cluster).seconds("all_gather", 1e9, Group(4, 1, 4)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_cut_link_moves_bytes_slower_but_starts_as_fast():
@@ -182,9 +180,7 @@ def test_the_linear_form_meets_the_table_at_both_ends():
         assert latency_s + size * seconds_per_byte == pytest.approx(exact, rel=1e-9)
 
 
-clusters = st.sampled_from(
-    ["a100-sxm-80gb", "v100-sxm2-32gb", "h800-sxm-80gb", "b200-sxm-180gb", "h100-pcie-80gb"]
-)
+clusters = st.sampled_from(["a100-sxm-80gb", "v100-sxm2-32gb", "h800-sxm-80gb", "b200-sxm-180gb", "h100-pcie-80gb"])
 groups = st.one_of(
     st.integers(2, 16).map(lambda n: Group(n, 1, n)),
     st.tuples(st.integers(2, 64), st.integers(1, 8)).map(lambda g: Group(g[0] * g[1], g[0], g[1])),
@@ -204,21 +200,15 @@ def test_a_larger_buffer_never_takes_less_time(gpu, operation, group, size, fact
 def test_faster_cards_never_make_it_slower(operation, nodes, size):
     group = Group(8 * nodes, nodes, 8)
     slow, fast = (
-        Collectives(build_cluster("a100-sxm-80gb", nodes=nodes, nics_per_node=cards)).seconds(
-            operation, size, group
-        )
+        Collectives(build_cluster("a100-sxm-80gb", nodes=nodes, nics_per_node=cards)).seconds(operation, size, group)
         for cards in (4, 8)
     )
     assert fast <= slow
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in catalog.names("links") if not name.startswith(("inf", "efa"))]
-)
+@pytest.mark.parametrize("name", [name for name in catalog.names("links") if not name.startswith(("inf", "efa"))])
 def test_every_link_inside_a_node_has_collectives(name):
     if catalog.load("links")[name]["kind"] != "network":
         cluster = build_cluster("a100-sxm-80gb", intra_node=name)
-        assert all(
-            Collectives(cluster).seconds(operation, 1e8, Group(8, 1, 8)) > 0 for operation in OPERATIONS
-        )
+        assert all(Collectives(cluster).seconds(operation, 1e8, Group(8, 1, 8)) > 0 for operation in OPERATIONS)
         assert name in catalog.names("collectives")

@@ -67,9 +67,7 @@ def test_inline_links_have_no_measured_tables():
 
 
 def test_an_inline_link_can_start_from_the_catalog():
-    cluster = build_cluster(
-        "a100-sxm-80gb", nodes=2, inter_node={"base": "infiniband-edr", "latency": "5 us"}
-    )
+    cluster = build_cluster("a100-sxm-80gb", nodes=2, inter_node={"base": "infiniband-edr", "latency": "5 us"})
     assert cluster.inter_node.latency_s == 5e-6
     assert cluster.inter_node.bandwidth == link("infiniband-edr").bandwidth
     assert cluster.nics_per_node == 4
@@ -123,9 +121,7 @@ def test_what_is_no_gpu_is_a_config_error(gpu):
 
 @pytest.mark.parametrize("value", ["infiniband-hdr", 5, []])
 def test_a_network_is_no_link_inside_a_node(value):
-    assert set(problems(lambda: build_cluster("a100-sxm-80gb", intra_node=value or [1]))) == {
-        "cluster.intra_node"
-    }
+    assert set(problems(lambda: build_cluster("a100-sxm-80gb", intra_node=value or [1]))) == {"cluster.intra_node"}
 
 
 def test_an_inline_link_needs_a_bandwidth():

@@ -95,10 +95,7 @@ def test_the_order_moves_pipeline_inside():
 
 
 def test_megatrons_expert_token_in_the_order_is_accepted():
-    assert (
-        Layout(2, 2, 2, order="tp-cp-ep-dp-pp").members("data").tolist()
-        == Layout(2, 2, 2).members("data").tolist()
-    )
+    assert Layout(2, 2, 2, order="tp-cp-ep-dp-pp").members("data").tolist() == Layout(2, 2, 2).members("data").tolist()
 
 
 @given(small, small, small, small, orders, st.integers(1, 8))

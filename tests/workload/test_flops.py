@@ -28,9 +28,7 @@ def test_full_recomputation_is_narayanan_equation_3(name):
     """96 B L s h^2 (1 + s/(6h) + V/(16 h L))."""
     model = model_from_catalog(name)
     L, s, h, V = _sizes(model)
-    assert step_flops(model, 2, "full").hardware == 2 * (
-        96 * L * s * h * h + 16 * L * s * s * h + 6 * s * h * V
-    )
+    assert step_flops(model, 2, "full").hardware == 2 * (96 * L * s * h * h + 16 * L * s * s * h + 6 * s * h * V)
 
 
 @pytest.mark.parametrize("name", GPTS)

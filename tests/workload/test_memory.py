@@ -85,9 +85,7 @@ def test_a_gated_grouped_layer_without_dropout_counts_each_stored_tensor():
 def test_experts_keep_one_copy_of_each_token_per_visit():
     model = model_from_catalog("mixtral-8x7b")
     dense = replace(model, moe=None, ffn=0)
-    extra = layer_working_set(model, True, Training(), Shard()) - layer_working_set(
-        dense, False, Training(), Shard()
-    )
+    extra = layer_working_set(model, True, Training(), Shard()) - layer_working_set(dense, False, Training(), Shard())
     assert extra == model.sequence * (2 * 2 * (4096 + 3 * 14336) + 4 * 8)
 
 
@@ -95,9 +93,7 @@ def test_expert_parallelism_with_tensor_parallelism_divides_tokens_and_not_exper
     model = model_from_catalog("mixtral-8x7b")
     together = Shard(tensor=2, expert=1, sequence_parallel=True)
     apart = Shard(tensor=2, expert=8, sequence_parallel=True)
-    saved = layer_working_set(model, True, Training(), together) - layer_working_set(
-        model, True, Training(), apart
-    )
+    saved = layer_working_set(model, True, Training(), together) - layer_working_set(model, True, Training(), apart)
     assert saved == model.sequence * 2 * 2 * model.hidden / 2
 
 

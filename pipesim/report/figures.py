@@ -1,0 +1,82 @@
+"""Figures and files: no global state, the same bytes every time, never half a file."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from pipesim.errors import PipesimError
+
+FORMATS = ("png", "svg", "pdf")
+DPI = 200
+"""Pixels per inch of png files, and of what is drawn per pixel in the other two."""
+
+_SALT = {"svg.hashsalt": "pipesim", "pdf.fonttype": 42}
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Without dates and versions, two runs write the same bytes."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure, sizes in inches, that belongs to no window and no pyplot."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def save(figure: Figure, path: str | Path, dpi: float = DPI) -> Path:
+    """Write a figure as png, svg or pdf, by the suffix of ``path``; all of the file or nothing.
+
+    Raises:
+        PipesimError: the suffix is another one, or the file cannot be written.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower().removeprefix(".")
+    if suffix not in FORMATS:
+        allowed = ", ".join(f".{name}" for name in FORMATS)
+        raise PipesimError(
+            f"{target}: cannot write a figure as {target.suffix or 'a file without suffix'!r}; allowed: {allowed}"
+        )
+    write_atomically(target, encode(figure, suffix, dpi))
+    return target
+
+
+def encode(figure: Figure, format: str, dpi: float = DPI) -> bytes:
+    """The bytes of a figure as ``png``, ``svg`` or ``pdf``."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(_SALT):
+        figure.savefig(out, format=format, dpi=dpi, metadata=_METADATA[format])
+    return out.getvalue()
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Write next to the target, then rename: a reader sees the old file or the new one.
+
+    Raises:
+        PipesimError: the file cannot be written.
+    """
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise PipesimError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    """The process's file creation mask, which temporary files do not follow by themselves."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
