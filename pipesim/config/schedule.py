@@ -78,23 +78,13 @@ class ScheduleChoice:
 
 
 def schedule_options(name: str) -> dict[str, Option]:
-    """The options of a schedule by name. Raises ScheduleError for one that is unknown or cannot be loaded."""
-    cls = _load(name)
-    hints = get_type_hints(cls)
-    from pipesim.schedules.base import options
-
-    return {name: _option(name, f, hints[f.name]) for name, f in options(cls).items() if f.init}
-
-
-def _load(name: str) -> type[BuiltSchedule]:
+    """The options of a schedule by name. Raises ScheduleError for an unknown schedule."""
     from pipesim import schedules
 
-    try:
-        return schedules.get(name)
-    except ScheduleError:
-        raise
-    except Exception as error:  # the module of a plug-in may fail in any way when it is imported
-        raise ScheduleError(f"schedule {name!r} cannot be loaded: {error}") from None
+    cls = schedules.get(name)
+    hints = get_type_hints(cls)
+    named = schedules.base.options(cls)
+    return {name: _option(name, f, hints[f.name]) for name, f in named.items() if f.init}
 
 
 def _option(name: str, field_: Any, annotation: Any) -> Option:
@@ -165,9 +155,9 @@ def relative_to(directory: Path, value: Any) -> Any:
         return value
     moved = {**value, "name": relative_to(directory, value["name"])}
     with contextlib.suppress(Exception):  # whatever is wrong with the schedule is reported when it is checked
-        for f in schedules.base.options(schedules.get(moved["name"])).values():
-            if f.metadata.get("path") and isinstance(moved.get(f.name), str):
-                moved[f.name] = str(directory / moved[f.name])
+        for key, f in schedules.base.options(schedules.get(moved["name"])).items():
+            if f.metadata.get("path") and isinstance(moved.get(key), str):
+                moved[key] = str(directory / moved[key])
     return moved
 
 
@@ -180,9 +170,9 @@ def _name_faults(name: Any, where: tuple[str, ...]) -> list[Fault]:
         near = nearest(str(name), [*names, *others])
         return [Fault(where, "unknown schedule", name, listed(names), near)]
     try:
-        _load(name)
-    except ScheduleError as error:
-        return [Fault(where, str(error), name)]
+        schedules.get(name)
+    except Exception as error:  # the module of a plug-in may fail in any way when it is imported
+        return [Fault(where, f"cannot be loaded: {error}", name)]
     return []
 
 

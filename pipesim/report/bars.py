@@ -76,7 +76,7 @@ class Bars(Artist):
         width = self._widths(boxes)
         corners = np.stack([boxes.left, boxes.bottom, boxes.right, boxes.top], axis=1)
         collection = PolyCollection(
-            corners[:, [[0, 1], [0, 3], [2, 3], [2, 1]]],
+            list(corners[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]),
             facecolors=boxes.colours[boxes.style],
             edgecolors="white",
             linewidths=np.clip(0.06 * width, 0.0, SEPARATOR),

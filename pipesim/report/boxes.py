@@ -44,8 +44,17 @@ class Boxes:
 
     def select(self, keep: NDArray[np.bool_] | Ints) -> Boxes:
         """The boxes at some positions, or for which ``keep`` holds."""
-        columns = (self.left, self.right, self.top, self.bottom, self.style, self.lane, self.layer, self.label)
-        return Boxes(*(column[keep] for column in columns), colours=self.colours)
+        return Boxes(
+            self.left[keep],
+            self.right[keep],
+            self.top[keep],
+            self.bottom[keep],
+            self.style[keep],
+            self.lane[keep],
+            self.layer[keep],
+            self.label[keep],
+            self.colours,
+        )
 
 
 def boxes_of(frame: pd.DataFrame, lanes: Lanes) -> Boxes:

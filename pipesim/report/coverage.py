@@ -90,7 +90,7 @@ def long_runs(boxes: Boxes, long_s: float) -> NDArray[np.bool_]:
 
 
 def _idle(boxes: Boxes, edges: Floats, long_s: float) -> tuple[Floats, Floats]:
-    """Starts and ends of the idle intervals of at least ``long_s``, and of those before the first op and after the last."""
+    """Starts and ends of idle intervals: those of at least ``long_s``, and before the first op and after the last."""
     until = np.maximum.accumulate(boxes.right)
     start = np.concatenate([[min(edges[0], boxes.left[0])], until])
     end = np.concatenate([boxes.left, [max(edges[-1], until[-1])]])

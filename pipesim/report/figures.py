@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,13 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from pipesim.errors import PipesimError
+from pipesim.files import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 200
 """Pixels per inch of png files, and of what is drawn per pixel in the other two."""
 
-_SALT = {"svg.hashsalt": "pipesim", "pdf.fonttype": 42}
+_SALT: Any = {"svg.hashsalt": "pipesim", "pdf.fonttype": 42}
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -54,29 +53,3 @@ def encode(figure: Figure, format: str, dpi: float = DPI) -> bytes:
     with matplotlib.rc_context(_SALT):
         figure.savefig(out, format=format, dpi=dpi, metadata=_METADATA[format])
     return out.getvalue()
-
-
-def write_atomically(target: Path, content: bytes) -> None:
-    """Write next to the target, then rename: a reader sees the old file or the new one.
-
-    Raises:
-        PipesimError: the file cannot be written.
-    """
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise PipesimError(f"{target}: cannot be written: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    """The process's file creation mask, which temporary files do not follow by themselves."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

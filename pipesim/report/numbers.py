@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipesim.errors import PipesimError, nearest
 
@@ -64,12 +64,26 @@ def digits(value: float, significant: int = 4) -> str:
     return f"{value:.{min(max(decimals, 0), 12)}f}"
 
 
+def grouped(value: float) -> str:
+    """A large number rounded to whole ones in groups of three, a small one with four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else digits(value)
+
+
 def duration(seconds: float, unit: str | None = None) -> str:
     """Seconds with a fitting unit, or in a given one (`PLAIN` prints the bare number)."""
     if unit == PLAIN:
         return f"{seconds:.6g}"
     unit = unit or time_unit(seconds)
     return f"{digits(seconds * time_scale(unit))} {SYMBOLS.get(unit, unit)}"
+
+
+def durations(values: Sequence[float], total: float, unit: str | None = None) -> list[str]:
+    """Parts of a total, all in the unit and with the decimals that suit the total."""
+    if unit == PLAIN:
+        return [duration(value, unit) for value in values]
+    unit = unit or time_unit(total)
+    _, _, decimals = digits(total * time_scale(unit)).partition(".")
+    return [f"{value * time_scale(unit):.{len(decimals)}f} {SYMBOLS.get(unit, unit)}" for value in values]
 
 
 def byte_unit(amount: float) -> str:
