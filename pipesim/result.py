@@ -80,6 +80,6 @@ class Result:
         return f"<Result: step {self.metrics['step_time_s']:.6g} s, bubble {self.metrics['bubble_fraction']:.1%}>"
 
     def _repr_html_(self) -> str:
-        from pipesim.report.text import summary_html
+        from pipesim.report.html import summary_html
 
         return summary_html(self.metrics)
