@@ -17,12 +17,12 @@ class Savable(Protocol):
     """What is needed of a result."""
 
     @property
-    def metrics(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def metrics(self) -> Mapping[str, Any]: ...
     @property
-    def timeline(self) -> pd.DataFrame: ...  # noqa: D102
+    def timeline(self) -> pd.DataFrame: ...
     @property
-    def memory(self) -> pd.DataFrame: ...  # noqa: D102
-    def to_json(self) -> str: ...  # noqa: D102
+    def memory(self) -> pd.DataFrame: ...
+    def to_json(self) -> str: ...
 
 
 def save(result: Savable, directory: Path) -> list[Path]:

@@ -35,9 +35,8 @@ def _plan(config: Config) -> str:
     training = config.get("training") or {}
     parts = [_schedule(config.get("schedule")), _microbatches(config)]
     parts.append(str(training.get("precision") or ""))
-    for key in ("recompute", "zero"):
-        if training.get(key) not in (None, "none", 0):
-            parts.append(f"{key} {training[key]}")
+    unusual = {key: training.get(key) for key in ("recompute", "zero")}
+    parts += [f"{key} {value}" for key, value in unusual.items() if value not in (None, "none", 0)]
     return ", ".join(part for part in parts if part)
 
 
