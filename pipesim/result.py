@@ -96,7 +96,7 @@ class Result:
         return json.dumps(self.metrics, indent=2, allow_nan=False) + "\n"
 
     def save(self, directory: str | Path) -> list[Path]:
-        """Write result.json, timeline.csv, memory.csv, and Gantt chart and memory plot as SVG and PNG."""
+        """Write result.json, timeline.csv, gantt.svg, gantt.png and memory.png."""
         from pipesim.report.files import save
 
         return save(self, Path(directory))

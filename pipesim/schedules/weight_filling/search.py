@@ -148,6 +148,7 @@ class _Search:
         kinds = self.best.reshape(self.line.ranks, -1)
         out = polish(self.ranks, kinds, goal, self.line.hop, int(_MARGIN * self.bound[0]), tries)
         from pipesim.schedules.weight_filling.polish import _cost
+
         _cost(self.ranks, out, self.end, goal, self.line.hop)
         self.keep(out.ravel(), self.plan)
 
