@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     with working("simulating"):
         result = api.simulate(config, engine=config.simulation.engine)
     say(result.summary(), arguments.json)
-    if not result.fits:
+    if exit_code([result.metrics]):
         _advise(config, arguments)
     _write(result, arguments)
     return exit_code([result.metrics])
@@ -37,7 +37,9 @@ def _advise(config: Any, arguments: argparse.Namespace) -> None:
 
     with working("looking for what would fit"):
         found = advise(config)
-    say("What would change that, one at a time:\n" + "".join(f"  {each}\n" for each in found), arguments.json)
+    if found:
+        lines = ["What would change that, one at a time:", *(f"  {each}" for each in found)]
+        say("\n".join(lines), arguments.json)
 
 
 def _write(result: Any, arguments: argparse.Namespace) -> None:
