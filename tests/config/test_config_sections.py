@@ -245,4 +245,10 @@ def test_sections_are_frozen(abstract: Any) -> None:
 
 
 def test_defaults_of_the_simulation() -> None:
-    assert Simulation().plain() == {"engine": "event", "network": "ideal", "p2p": "overlapped", "seed": 0, "pair_factor": 1.0}
+    assert Simulation().plain() == {
+        "engine": "event",
+        "network": "ideal",
+        "p2p": "overlapped",
+        "seed": 0,
+        "pair_factor": 1.0,
+    }
