@@ -20,6 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     with working("simulating"):
         result = api.simulate(config, engine=config.simulation.engine)
     say(result.summary(), arguments.json)
+    if exit_code([result.metrics]):
+        _advise(config, arguments)
     _write(result, arguments)
     return exit_code([result.metrics])
 
@@ -28,6 +30,16 @@ def exit_code(metrics: list[dict[str, Any]]) -> int:
     """1 when none of the plans fits in memory; without hardware every plan fits."""
     fits = [one["memory"]["fits"] is not False for one in metrics]
     return 0 if any(fits) else EXIT_DOES_NOT_FIT
+
+
+def _advise(config: Any, arguments: argparse.Namespace) -> None:
+    from pipesim.study.advice import advise
+
+    with working("looking for what would fit"):
+        found = advise(config)
+    if found:
+        lines = ["What would change that, one at a time:", *(f"  {each}" for each in found)]
+        say("\n".join(lines), arguments.json)
 
 
 def _write(result: Any, arguments: argparse.Namespace) -> None:

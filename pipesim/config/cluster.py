@@ -94,9 +94,13 @@ class Profile(Section):
 
 
 class Simulation(Section):
-    """How the step is replayed."""
+    """How the step is replayed.
+
+    ``pair_factor``: an overlapped forward and backward (DualPipe) take this times the sum of their durations.
+    """
 
     engine: Literal["event", "compiled"] = "event"
     network: Literal["ideal", "fifo", "fair"] = "ideal"
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    pair_factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
