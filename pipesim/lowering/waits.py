@@ -33,10 +33,11 @@ class Waits:
     def by_consumer(self) -> tuple[Nodes, Nodes, Nodes]:
         """Where each node's list begins (n + 1,), and producers and messages (m,), in the order of adding."""
         batches = [batch for batch in (*self._batches, *self._of_pairs) if len(batch[0])]
-        starts = np.zeros(self._nodes + 1, np.int32)
+        count = np.zeros(self._nodes, np.int8)
         for consumer, _, _ in batches:
-            starts[consumer + 1] += 1
-        np.cumsum(starts, out=starts)
+            count[consumer] += 1
+        starts = np.zeros(self._nodes + 1, np.int32)
+        np.cumsum(count, out=starts[1:])
         producers, messages = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
         free = starts[:-1].copy()
         for consumer, producer, message in batches:

@@ -40,34 +40,45 @@ def critical_path(timeline: Timeline) -> list[Segment]:
 def _backwards(timeline: Timeline) -> Iterator[Segment]:
     if len(timeline.end) == 0:
         return
-    heads, origin = _heads(timeline), timeline.origin
+    graph, origin = timeline.graph, timeline.origin
     node, moment = int(timeline.end.argmax()), timeline.finish
     while True:
-        first = int(heads[np.searchsorted(heads, node, side="right") - 1])
-        start = int(timeline.start[first])
+        first = _without_gap(timeline, node)
+        start = int(timeline.end[first] - graph.duration[first])
         yield Segment(first, node, start, moment)
-        edge = binding_edge(timeline, first) if start > origin else -1
-        if edge < 0 or int(timeline.arrival_of(edge)) != start:
+        edge = binding_edge(timeline, first) if start > origin else None
+        if edge is None or edge.arrival != start:
             return
-        node = int(timeline.graph.dep_node[edge])
+        node = int(graph.dep_node[edge.number])
         done = int(timeline.end[node])
-        moment = done if timeline.graph.dep_message[edge] != NO_MESSAGE else min(start, done)
+        moment = done if graph.dep_message[edge.number] != NO_MESSAGE else min(start, done)
         yield Segment(first, first, moment, start, hop=True)
 
 
-def _heads(timeline: Timeline) -> NDArray[np.int64]:
-    """Nodes that do not start right when the node before them on their stream ends."""
-    follows = np.zeros(len(timeline.end), bool)
-    follows[1:] = timeline.start[1:] == timeline.end[:-1]
-    starts = timeline.graph.starts
-    follows[starts[:-1][np.diff(starts) > 0]] = False
-    return np.flatnonzero(~follows)
+def _without_gap(timeline: Timeline, node: int) -> int:
+    """The first of the ops that lead to ``node`` on its stream without idle time between them."""
+    head = timeline.graph.starts[timeline.graph.starts.searchsorted(node, side="right") - 1]
+    waits = timeline.waits
+    place = int(waits.searchsorted(node, side="right")) - 1
+    return int(max(head, waits[place])) if place >= 0 else int(head)
 
 
-def binding_edge(timeline: Timeline, node: int) -> int:
-    """The dependency of a node that arrived last, the first of them on a tie; -1 for none."""
-    first, last = timeline.graph.dep_starts[node : node + 2]
-    return int(first + timeline.arrival_of(slice(first, last)).argmax()) if last > first else -1
+class Edge(NamedTuple):
+    """A dependency's number, and when it arrived."""
+
+    number: int
+    arrival: int
+
+
+def binding_edge(timeline: Timeline, node: int) -> Edge | None:
+    """The dependency of a node that arrived last, the first of them on a tie."""
+    first, last = (int(i) for i in timeline.graph.dep_starts[node : node + 2])
+    arrivals = timeline.arrival_of(slice(first, last)).tolist()
+    return max((Edge(first + i, a) for i, a in enumerate(arrivals)), key=_arrival, default=None)
+
+
+def _arrival(edge: Edge) -> int:
+    return edge.arrival
 
 
 def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
