@@ -97,7 +97,8 @@ class OpGraph:
         padded[:, :-1] = table
         place = np.multiply(self.kind, width, dtype=np.int32)
         place += self.stage
-        return padded.ravel()[place]
+        found: NDArray[Number] = padded.ravel()[place]
+        return found
 
     def per_rank(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sums of ``values``, one for each node of the compute streams, by rank; shape (P,)."""
