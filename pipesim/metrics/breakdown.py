@@ -79,8 +79,7 @@ def _phases(timeline: Timeline) -> Phases:
 
 def _idle(timeline: Timeline, parts: dict[str, Picoseconds]) -> None:
     phases, nodes = _phases(timeline), timeline.waits
-    length = timeline.gap[nodes]
-    edge = binding_edges(timeline, nodes)
+    length, edge = timeline.gap[nodes], timeline.binding
     exposed = np.minimum(length, _flight(timeline, edge))
     parts["warmup"] += _sums(length, phases.begin, phases.first)
     parts["exposed_p2p"] += _sums(exposed, phases.first, phases.last)
@@ -106,23 +105,6 @@ def _flight(timeline: Timeline, edge: NDArray[np.int64]) -> Picoseconds:
     flight = timeline.arrival_of(edge) - timeline.end[graph.dep_node[edge]]
     flight[(edge < 0) | (graph.dep_message[edge] == NO_MESSAGE)] = 0
     return flight
-
-
-def binding_edges(timeline: Timeline, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of ``nodes``, its dependency that arrived last, the first of them on a tie; -1 for none."""
-    begin, stop = (timeline.graph.dep_starts[nodes + i].astype(np.int64) for i in (0, 1))
-    binding = np.where(stop > begin, begin, -1)
-    left = np.flatnonzero(stop > begin + 1)
-    latest = timeline.arrival_of(begin[left])
-    offset = 1
-    while len(left):
-        edge = begin[left] + offset
-        arrival = timeline.arrival_of(edge)
-        binding[left] = np.where(arrival > latest, edge, binding[left])
-        offset += 1
-        more = edge + 1 < stop[left]
-        left, latest = left[more], np.maximum(arrival, latest)[more]
-    return binding
 
 
 def _last_ends(timeline: Timeline) -> Picoseconds:

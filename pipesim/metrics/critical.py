@@ -40,45 +40,22 @@ def critical_path(timeline: Timeline) -> list[Segment]:
 def _backwards(timeline: Timeline) -> Iterator[Segment]:
     if len(timeline.end) == 0:
         return
-    graph, origin = timeline.graph, timeline.origin
-    node, moment = int(timeline.end.argmax()), timeline.finish
+    graph, waits, end = timeline.graph, timeline.waits, timeline.end
+    node, moment = int(end.argmax()), timeline.finish
     while True:
-        first = _without_gap(timeline, node)
-        start = int(timeline.end[first] - graph.duration[first])
+        head = int(graph.starts[graph.starts.searchsorted(node, side="right") - 1])
+        wait = int(waits.searchsorted(node, side="right")) - 1
+        first = max(head, int(waits[wait])) if wait >= 0 else head
+        start = int(end[first]) - int(graph.duration[first])
         yield Segment(first, node, start, moment)
-        edge = binding_edge(timeline, first) if start > origin else None
-        if edge is None or edge.arrival != start:
+        edge = int(timeline.binding[wait]) if start > timeline.origin else -1
+        if edge < 0 or int(timeline.arrival_of(edge)) != start:
             return
-        node = int(graph.dep_node[edge.number])
-        done = int(timeline.end[node])
-        moment = done if graph.dep_message[edge.number] != NO_MESSAGE else min(start, done)
+        node = int(graph.dep_node[edge])
+        moment = int(end[node])
+        if graph.dep_message[edge] == NO_MESSAGE:
+            moment = min(start, moment)
         yield Segment(first, first, moment, start, hop=True)
-
-
-def _without_gap(timeline: Timeline, node: int) -> int:
-    """The first of the ops that lead to ``node`` on its stream without idle time between them."""
-    head = timeline.graph.starts[timeline.graph.starts.searchsorted(node, side="right") - 1]
-    waits = timeline.waits
-    place = int(waits.searchsorted(node, side="right")) - 1
-    return int(max(head, waits[place])) if place >= 0 else int(head)
-
-
-class Edge(NamedTuple):
-    """A dependency's number, and when it arrived."""
-
-    number: int
-    arrival: int
-
-
-def binding_edge(timeline: Timeline, node: int) -> Edge | None:
-    """The dependency of a node that arrived last, the first of them on a tie."""
-    first, last = (int(i) for i in timeline.graph.dep_starts[node : node + 2])
-    arrivals = timeline.arrival_of(slice(first, last)).tolist()
-    return max((Edge(first + i, a) for i, a in enumerate(arrivals)), key=_arrival, default=None)
-
-
-def _arrival(edge: Edge) -> int:
-    return edge.arrival
 
 
 def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
