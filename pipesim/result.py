@@ -96,16 +96,10 @@ class Result:
         return json.dumps(self.metrics, indent=2, allow_nan=False) + "\n"
 
     def save(self, directory: str | Path) -> list[Path]:
-        """Write result.json, timeline.csv, memory.csv, and Gantt chart and memory plot as SVG and PNG."""
+        """Write result.json, timeline.csv, gantt.svg, gantt.png and memory.png."""
         from pipesim.report.files import save
 
-        figures = {"gantt": self.gantt(), "memory": self.memory_plot()}
-        return save(
-            Path(directory),
-            self.to_json(),
-            {"timeline": self.timeline, "memory": self.memory},
-            {name: axes.get_figure(root=True) for name, axes in figures.items()},
-        )
+        return save(self, Path(directory))
 
     def write_trace(self, path: str | Path) -> Path:
         """Write a Chrome trace (``.json`` or ``.json.gz``) that Perfetto opens."""
@@ -117,6 +111,6 @@ class Result:
         return f"<Result: step {self.metrics['step_time_s']:.6g} s, bubble {self.metrics['bubble_fraction']:.1%}>"
 
     def _repr_html_(self) -> str:
-        import html
+        from pipesim.report.html import summary_html
 
-        return f"<pre>{html.escape(self.summary())}</pre>"
+        return summary_html(self.metrics)

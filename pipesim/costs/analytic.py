@@ -143,9 +143,7 @@ def _array(items: Sequence[Item], value: Callable[[Item], float]) -> NDArray[np.
     return np.array([value(item) for item in items], dtype=np.float64)
 
 
-def _once(
-    stages: Sequence[Stage], value: Callable[[Stage], Item], like: Callable[[Stage], Hashable]
-) -> list[Item]:
+def _once(stages: Sequence[Stage], value: Callable[[Stage], Item], like: Callable[[Stage], Hashable]) -> list[Item]:
     """``value`` of every stage, worked out once for all stages that are ``like`` each other."""
     known: dict[Hashable, Item] = {}
     for stage in stages:

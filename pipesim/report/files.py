@@ -1,43 +1,53 @@
-"""A result as files in a directory."""
+"""A whole result in a directory: numbers, timeline and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pipesim.errors import PipesimError
 from pipesim.files import write_atomically
-from pipesim.report.figures import encode
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 
-def save(
-    directory: Path,
-    metrics_json: str,
-    tables: Mapping[str, pd.DataFrame],
-    figures: Mapping[str, Figure],
-) -> list[Path]:
-    """Write ``result.json``, each table as CSV and each figure as SVG and PNG; the paths, in that order.
+class Savable(Protocol):
+    """What is needed of a result."""
 
-    The directory is made if it is missing.
+    @property
+    def metrics(self) -> Mapping[str, Any]: ...
+    @property
+    def timeline(self) -> pd.DataFrame: ...
+    @property
+    def memory(self) -> pd.DataFrame: ...
+    def to_json(self) -> str: ...
+
+
+def save(result: Savable, directory: Path) -> list[Path]:
+    """Write result.json, timeline.csv, gantt.svg, gantt.png and memory.png; the directory is made if need be.
+
+    Each file is whole or not there, and the same for the same result.
 
     Raises:
-        PipesimError: a file cannot be written.
+        PipesimError: the directory or a file cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    contents: dict[str, bytes] = {"result.json": metrics_json.encode()}
-    for name, table in tables.items():
-        contents[f"{name}.csv"] = table.to_csv(index=False, lineterminator="\n").encode()
-    for name, figure in figures.items():
-        for suffix in ("svg", "png"):
-            contents[f"{name}.{suffix}"] = encode(figure, suffix)
-    paths = []
-    for name, content in contents.items():
-        write_atomically(directory / name, content)
-        paths.append(directory / name)
-    return paths
+    from pipesim.report import figures
+    from pipesim.report.gantt import gantt
+    from pipesim.report.memory import memory_plot
+    from pipesim.report.text import time_unit
 
-
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PipesimError(f"{directory}: cannot be made: {error.strerror or error}") from error
+    unit = time_unit(result.metrics)
+    capacity = (result.metrics.get("memory") or {}).get("capacity_bytes")
+    result_file, timeline_file = directory / "result.json", directory / "timeline.csv"
+    write_atomically(result_file, result.to_json().encode())
+    write_atomically(timeline_file, result.timeline.to_csv(index=False, lineterminator="\n").encode())
+    chart = figures.root_figure(gantt(result.timeline, time_unit=unit))
+    plot = figures.root_figure(memory_plot(result.memory, capacity_bytes=capacity, time_unit=unit, memory_unit=unit))
+    pictures = [figures.save(chart, directory / f"gantt.{suffix}") for suffix in ("svg", "png")]
+    return [result_file, timeline_file, *pictures, figures.save(plot, directory / "memory.png")]

@@ -38,21 +38,15 @@ class Shard:
         found = []
         if model.heads % self.tensor:
             allowed = _divisors(model.heads)
-            found.append(
-                Problem("parallelism.tensor", "does not divide the heads", str(self.tensor), allowed)
-            )
+            found.append(Problem("parallelism.tensor", "does not divide the heads", str(self.tensor), allowed))
         if self.expert > 1 and model.moe is None:
             found.append(Problem("parallelism.expert", "the model has no experts", str(self.expert), "1"))
         if model.moe and model.moe.experts % self.expert:
             allowed = _divisors(model.moe.experts)
-            found.append(
-                Problem("parallelism.expert", "does not divide the experts", str(self.expert), allowed)
-            )
+            found.append(Problem("parallelism.expert", "does not divide the experts", str(self.expert), allowed))
         if model.sequence % self.context:
             allowed = f"a divisor of the sequence {model.sequence}"
-            found.append(
-                Problem("parallelism.context", "does not divide the sequence", str(self.context), allowed)
-            )
+            found.append(Problem("parallelism.context", "does not divide the sequence", str(self.context), allowed))
         return found
 
 

@@ -18,9 +18,7 @@ from pipesim.workload.training import Training
 CLUSTER = build_cluster("a100-sxm-80gb", nodes=8)
 GPT3 = model_from_catalog("gpt3-175b")
 LAYOUT = Layout(8, tensor=8)
-EAGER = Training(
-    micro_batch=1, global_batch=64, precision="fp16", flash_attention=False, sequence_parallel=True
-)
+EAGER = Training(micro_batch=1, global_batch=64, precision="fp16", flash_attention=False, sequence_parallel=True)
 
 
 def costs(model=GPT3, layout=LAYOUT, training=EAGER, stages=8, **options):
@@ -105,9 +103,7 @@ def test_zero_shards_state_over_replicas_and_gathers_weights():
 def test_gradients_are_reduced_over_data_parallel_replicas_only():
     model = model_from_catalog("gpt2-1.3b")
     alone = costs(replace(model, tied_embeddings=False), Layout(2, tensor=4), Training(), 2).times
-    replicated = costs(
-        replace(model, tied_embeddings=False), Layout(2, tensor=2, data=2), Training(), 2
-    ).times
+    replicated = costs(replace(model, tied_embeddings=False), Layout(2, tensor=2, data=2), Training(), 2).times
     assert not alone.reduce_grad.any()
     assert (replicated.reduce_grad > 0).all()
     assert not replicated.unshard.any()

@@ -80,9 +80,7 @@ def test_an_inline_gpu_uses_its_base_table():
 
 def test_a_gpu_without_a_table_scales_the_nearest_by_peak():
     v100 = build_gpu("v100-sxm2-32gb")
-    assert _rate(CORE, v100) == pytest.approx(
-        _rate(CORE, A100) * 125 / 312, rel=0.02
-    )  # launch and tail differ
+    assert _rate(CORE, v100) == pytest.approx(_rate(CORE, A100) * 125 / 312, rel=0.02)  # launch and tail differ
 
 
 def test_unfused_attention_moves_every_score_through_memory():

@@ -129,9 +129,7 @@ def test_an_expert_layer_costs_its_active_experts():
 
 
 def test_latent_attention_is_priced():
-    times = layer(
-        model_from_catalog("deepseek-v3"), layout=Layout(1, data=8, expert=8), mixture=True, precision="bf16"
-    )
+    times = layer(model_from_catalog("deepseek-v3"), layout=Layout(1, data=8, expert=8), mixture=True, precision="bf16")
     assert times.forward.seconds > 0
 
 
@@ -141,9 +139,7 @@ def test_the_head_of_gpt3_costs_a_third_of_a_layers_products():
     model = model_from_catalog("gpt3-175b")
     prices = LayerCosts(model, A100, Layout(1, tensor=8), replace(KORTHIKANTI, micro_batch=1))
     whole, head = prices.layer(), prices.head()
-    share = (head.forward.seconds - head.forward.collective_s) / (
-        whole.forward.seconds - whole.forward.collective_s
-    )
+    share = (head.forward.seconds - head.forward.collective_s) / (whole.forward.seconds - whole.forward.collective_s)
     assert 0.25 < share < 0.45
 
 

@@ -146,9 +146,7 @@ def test_an_unknown_hugging_face_family_is_refused():
 
 def test_a_hugging_face_config_without_a_key_names_it():
     with pytest.raises(ConfigError, match=r"model\.n_head"):
-        model_from_huggingface(
-            {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "vocab_size": 9, "n_positions": 4}
-        )
+        model_from_huggingface({"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "vocab_size": 9, "n_positions": 4})
 
 
 @pytest.mark.parametrize(
