@@ -32,7 +32,7 @@ def run(graph: OpGraph) -> Timeline:
     return Timeline(graph, start, end, arrival)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def replay(
     starts: NDArray[np.int64],
     dep_starts: NDArray[np.int64],
