@@ -24,7 +24,9 @@ def lane(left, right, style, colours=((1.0, 0, 0), (0, 1.0, 0))):
     n = len(left)
     zero = np.zeros(n, np.int64)
     style = np.asarray(style, np.int64)
-    return Boxes(np.array(left), np.array(right), np.zeros(n), np.ones(n), style, zero, zero, zero - 1, np.array(colours))
+    return Boxes(
+        np.array(left), np.array(right), np.zeros(n), np.ones(n), style, zero, zero, zero - 1, np.array(colours)
+    )
 
 
 @given(lengths, st.integers(1, 50))

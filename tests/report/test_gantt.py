@@ -79,7 +79,9 @@ def test_later_chunks_are_lighter():
     """Stage 4 of 4 ranks with two chunks is rank 0's second chunk: same hue, nearer to white."""
     frame = run("interleaved-1f1b", 4, 8, chunks=2)
     found = boxes(frame)
-    first, second = (found.colours[found.style[((frame.stage == s) & (frame.kind == "F")).to_numpy()][0]] for s in (0, 4))
+    first, second = (
+        found.colours[found.style[((frame.stage == s) & (frame.kind == "F")).to_numpy()][0]] for s in (0, 4)
+    )
     assert first.tolist() == rgb(paint("F").colour).tolist()
     assert (second > first).all()
 
@@ -140,7 +142,7 @@ def test_small_charts_carry_all_numbers_inside_their_boxes(monkeypatch):
 def test_numbers_that_do_not_fit_are_left_out(monkeypatch):
     """At 16 x 64 in the default width no forward is wide enough for its number."""
     frame = run("1f1b", 16, 64)
-    (found, width, _), (size, fits) = drawn_labels(gantt(frame), monkeypatch)[-1]
+    (found, width, _), (_, fits) = drawn_labels(gantt(frame), monkeypatch)[-1]
     forward = found.colours[found.style] == rgb(paint("F").colour)
     assert not fits[forward.all(axis=1)].any()
     widest = labels.text_size("63")[0] * labels.SMALLEST
