@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,8 +92,10 @@ def _costs(config: Config, placement: Placement) -> tuple[Costs, Work | None]:
     from pipesim import pricing
 
     if config.form == "abstract":
-        return pricing.abstract_costs(config, placement), None
-    return pricing.cluster_costs(config, placement)
+        costs, work = pricing.abstract_costs(config, placement), None
+    else:
+        costs, work = pricing.cluster_costs(config, placement)
+    return replace(costs, pair_factor=config.simulation.pair_factor), work
 
 
 def program(config: Config | Source) -> Program:

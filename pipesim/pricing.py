@@ -56,6 +56,10 @@ def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, W
         job.model, job.cluster, job.layout, job.training, placement.stages, layers, holders(placement)
     )
     costs = replace(costs, gradient_buckets=np.maximum(1, np.array(layers, np.int64)))
+    if config.costs is not None:
+        from pipesim.costs.profile import profile_costs
+
+        costs = profile_costs(config.directory / config.costs.profile, costs, layers)
     done = step_work(job.model, job.training)
     work = Work(
         samples=done.samples,
