@@ -79,38 +79,4 @@ def holders(placement: Placement) -> list[list[int]]:
 
 def job_of(config: ClusterConfig) -> Job:
     """The model, cluster, layout and training that a config describes."""
-    from pipesim.config.model import build_model
-    from pipesim.hardware import Layout, build_cluster
-    from pipesim.workload.training import Training
-
-    cluster, parallelism, training = config.cluster, config.parallelism, config.training
-    return Job(
-        model=build_model(config.model, config.directory),
-        cluster=build_cluster(
-            cluster.gpu,
-            gpus_per_node=cluster.gpus_per_node,
-            nodes=cluster.nodes,
-            intra_node=cluster.intra_node,
-            inter_node=cluster.inter_node,
-            nics_per_node=cluster.nics_per_node,
-        ),
-        layout=Layout(
-            pipeline=parallelism.pipeline,
-            tensor=parallelism.tensor,
-            data=parallelism.data,
-            context=parallelism.context,
-            expert=parallelism.expert,
-            gpus_per_node=cluster.gpus_per_node,
-            order=parallelism.order,
-        ),
-        training=Training(
-            micro_batch=training.micro_batch,
-            global_batch=training.global_batch,
-            precision=training.precision,
-            recompute=training.recompute,
-            zero=training.zero,
-            optimizer=training.optimizer,
-            sequence_parallel=config.sequence_parallel,
-            flash_attention=training.flash_attention,
-        ),
-    )
+    return Job(config.build_model(), config.build_cluster(), config.build_layout(), config.build_training())
