@@ -105,6 +105,7 @@ def microseconds(ns: int) -> float:
 
 def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.reset_index(drop=True)
+    frame = frame.assign(**{name: frame[name].astype(str) for name in ("resource", "kind")})
     for name, default in (("route", 0), ("pair", -1)):
         if name not in frame.columns:
             frame[name] = default
@@ -201,7 +202,7 @@ def _in_flight(frame: pd.DataFrame, start: NDArray[np.int64], end: NDArray[np.in
 def _memory(memory: pd.DataFrame) -> Iterator[Event]:
     """All categories of a rank whenever one changes."""
     rows = memory.assign(ns=nanoseconds(memory["time_s"]))
-    wide = rows.groupby(["rank", "ns", "category"], sort=True)["bytes"].last().unstack("category")
+    wide = rows.groupby(["rank", "ns", "category"], sort=True, observed=True)["bytes"].last().unstack("category")
     wide = wide.groupby("rank").ffill().fillna(0.0)
     names = [str(name) for name in wide.columns]
     for (rank, ns), values in zip(wide.index.tolist(), wide.to_numpy().tolist(), strict=True):

@@ -150,6 +150,3 @@ def _legend(figure: Figure, runs: Sequence[Run]) -> None:
         labelcolor=INK,
         handler_map=legends.SIDE_BY_SIDE,
     )
-
-
-__all__ = ["draw"]

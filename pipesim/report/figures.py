@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipesim.errors import PipesimError
@@ -25,9 +26,38 @@ _METADATA: dict[str, dict[str, Any]] = {
 """Without dates and versions, two runs write the same bytes."""
 
 
+SCREEN_DPI = 110
+"""Pixels per inch in notebooks."""
+
+
+class Picture(Figure):
+    """A figure that notebooks show although it belongs to no pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return encode(self, "png", SCREEN_DPI)
+
+
+class PictureAxes(Axes):
+    """Axes that notebooks show as the whole figure they lie in."""
+
+    def _repr_png_(self) -> bytes:
+        return encode(root_figure(self), "png", SCREEN_DPI)
+
+
+SHOWN: dict[str, Any] = {"axes_class": PictureAxes}
+"""What to pass to ``add_subplot`` for axes that notebooks show."""
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure, sizes in inches, that belongs to no window and no pyplot."""
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    return Picture(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def root_figure(axes: Axes) -> Figure:
+    """The figure that axes lie in, however deep."""
+    figure = axes.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return figure
 
 
 def save(figure: Figure, path: str | Path, dpi: float = DPI) -> Path:

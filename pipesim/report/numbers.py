@@ -19,6 +19,10 @@ BYTE_UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}
 """Bytes per unit (decimal, as in the sizes that vendors print)."""
 
 
+BINARY_UNITS = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
+"""Never chosen, but understood."""
+
+
 def time_unit(span_s: float) -> str:
     """The unit in which ``span_s`` is at least 1, picoseconds at the finest."""
     for unit, per_second in TIME_UNITS.items():
@@ -41,7 +45,7 @@ def _known(unit: str, units: Mapping[str, float], quantity: str) -> float:
         return 1.0
     if unit not in units:
         allowed = [*units, PLAIN]
-        hint = nearest(unit, allowed)
+        hint = {name.lower(): name for name in allowed}.get(nearest(unit, map(str.lower, allowed)) or "")
         raise PipesimError(
             f"{quantity} unit {unit!r} is unknown; allowed: {', '.join(allowed)}"
             + (f"; did you mean {hint!r}?" if hint else "")
@@ -98,7 +102,7 @@ def byte_scale(unit: str) -> float:
     Raises:
         PipesimError: the unit is unknown.
     """
-    return _known(unit, BYTE_UNITS, "memory")
+    return _known(unit, BYTE_UNITS | BINARY_UNITS, "memory")
 
 
 def memory_axis_label(unit: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipesim.report import numbers
 from pipesim.report.columns import bar, indent, table
+from pipesim.report.heading import heading
 from pipesim.report.misfit import misfit
 
 if TYPE_CHECKING:
@@ -67,22 +68,7 @@ def time_unit(metrics: Metrics) -> str | None:
 
 
 def _heading(metrics: Metrics) -> list[str]:
-    """Schedule, model and sizes, as far as the config says."""
-    config = metrics.get("config") or {}
-    schedule = config.get("schedule") or {}
-    name = schedule.get("name") if isinstance(schedule, Mapping) else schedule
-    parts = [str(part) for part in (_name(config.get("model")), name) if part]
-    ranks = len(metrics.get("ranks") or [])
-    if ranks:
-        parts.append(f"{ranks} rank{'s' if ranks > 1 else ''}")
-    microbatches = (config.get("pipeline") or {}).get("microbatches")
-    if microbatches:
-        parts.append(f"{microbatches} micro-batches")
-    return [", ".join(parts)] if parts else []
-
-
-def _name(model: Any) -> str | None:
-    return model.get("name") if isinstance(model, Mapping) else model
+    return heading(metrics.get("config") or {}, len(metrics.get("ranks") or []))
 
 
 def _times(metrics: Metrics) -> list[str]:
