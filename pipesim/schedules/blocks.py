@@ -25,6 +25,26 @@ _WEIGHT = LEGS
 """Code of any weight gradient while it does not matter whose it is."""
 
 
+def unroll(block: NDArray[np.int64], microbatches: int, period: int, limit: int = 0) -> NDArray[np.int64] | None:
+    """Codes of every rank in order, shape (P, 6 M), for a block of four legs, shape (4, P), on a V placement.
+
+    Repeats the block, puts weight gradients into its gaps, and squeezes and advances its ends at one slot per op.
+    ``limit`` is the number of activations that a rank may hold; by default what the repeated block holds. None if
+    the repeated block holds more.
+    """
+    grid = repeat(block, microbatches, period)
+    fill_weights(grid, microbatches)
+    held = peak(grid, microbatches, True)
+    if held > (limit or held):
+        return None
+    advance(grid, microbatches, True, limit or held)
+    grid = squeeze(grid, microbatches)
+    clear_weights(grid, microbatches)
+    advance(grid, microbatches, False, limit or peak(grid, microbatches, False))
+    fill_own_weights(grid, microbatches)
+    return grid[grid >= 0].reshape(len(grid), -1)
+
+
 def repeat(block: NDArray[np.int64], microbatches: int, period: int) -> Grid:
     """The grid of a block of shape (ops, P), repeated for every micro-batch.
 
@@ -101,6 +121,15 @@ def row_peak(row, microbatches, explicit):
 
 
 @njit(cache=True)
+def peak(grid, microbatches, explicit):
+    """Largest `row_peak` of any rank."""
+    most = 0
+    for rank in range(grid.shape[0]):
+        most = max(most, row_peak(grid[rank], microbatches, explicit))
+    return most
+
+
+@njit(cache=True)
 def squeeze(grid, microbatches):
     """Every op as early as its order and its micro-batch's journey allow, at one slot per op. A new grid."""
     ranks, width = grid.shape
@@ -134,16 +163,13 @@ def _arrival(slot_of, leg, rank, number):
 
 
 @njit(cache=True)
-def advance(grid, microbatches, explicit):
-    """Move ops of warm-up and cool-down into earlier free slots, as far as no rank's peak exceeds the block's.
+def advance(grid, microbatches, explicit, limit):
+    """Move ops of warm-up and cool-down into earlier free slots, as far as no rank's peak exceeds the limit.
 
     The repeated middle (from the first last backward on rank 0 to its last forward) stays as it is, and the
     warm-up too unless weight gradients are ``explicit``. In place.
     """
     ranks, width = grid.shape
-    limit = 0
-    for rank in range(ranks):
-        limit = max(limit, row_peak(grid[rank], microbatches, explicit))
     slot_of = _slots(grid, microbatches)
     warming, steady = True, False
     for slot in range(width):

@@ -29,6 +29,9 @@ LEGS = 4
 OPS = 6
 """Legs and weight gradients: ops per rank and micro-batch."""
 
+F_DOWN, F_UP, I_DOWN, I_UP = (np.int64(leg) for leg in range(4))
+"""The legs by name; as numpy integers, because numba compiles a function anew for every plain literal."""
+
 KIND = np.array([Kind.F, Kind.F, Kind.I, Kind.I, Kind.W, Kind.W])
 FAR = np.array([False, True, True, False, True, False])
 
@@ -50,3 +53,28 @@ def program(ranks: int, microbatches: int, legs: Sequence[Ints], numbers: Sequen
     where = stages(ranks)
     columns = [(KIND[leg], where[leg, r], number) for r, (leg, number) in enumerate(zip(legs, numbers, strict=True))]
     return Program.from_arrays(vee(ranks), columns, microbatches)
+
+
+def numbers(legs: Ints) -> Ints:
+    """Micro-batches of a rank's legs in order, when each leg takes them in order."""
+    found = np.empty_like(legs)
+    for leg in range(OPS):
+        mine = legs == leg
+        found[mine] = np.arange(mine.sum())
+    return found
+
+
+def memory(costs: StepCosts, ranks: int) -> NDArray[np.float64]:
+    """What every leg and weight gradient adds to a rank's activations (any unit), shape (6, P)."""
+    held, kept = costs.activations, costs.weight_grad_activations
+    table = np.stack([held] * 2 + [kept - held] * 2 + [-kept] * 2)
+    return np.take_along_axis(table, stages(ranks), axis=1)
+
+
+def all_equal(setting: Setting) -> bool:
+    """Whether F, I and W take the same time on all stages and transfers none."""
+    if setting.costs is None:
+        return True
+    costs = setting.costs
+    times = np.concatenate([costs.forward, costs.input_grad, costs.weight_grad])
+    return costs.hop == 0 and bool((times == times[0]).all())

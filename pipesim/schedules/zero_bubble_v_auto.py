@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipesim.schedules.v_journey import LEGS, OPS
+from pipesim.schedules.v_journey import F_DOWN, F_UP, I_DOWN, I_UP, LEGS, OPS
 
 Ints = NDArray[np.int64]
 _NEVER = -1
@@ -112,22 +112,22 @@ def _warm_up(problem, state):
     """Forwards before the first backward: near ones while the far one is under way, then equal numbers on all ranks."""
     ranks, count = len(state.clock), problem.microbatches
     for rank in range(ranks):
-        if not _put(problem, state, 0, rank):
+        if not _put(problem, state, F_DOWN, rank):
             return False
     for rank in range(ranks - 1, -1, -1):
         while rank < ranks - 1 and _room_for_more(problem, state, rank):
             for upper in range(rank + 1):
-                if not _put(problem, state, 0, upper):
+                if not _put(problem, state, F_DOWN, upper):
                     return False
-        if not _put(problem, state, 1, rank):
+        if not _put(problem, state, F_UP, rank):
             return False
-    leg = 0
+    leg = F_DOWN
     for rank in range(1, ranks):
         while _behind(state, rank, count):
             for lower in range(ranks - 1, rank - 1, -1):
                 if state.count[leg, lower] < count and not _put(problem, state, leg, lower):
                     return False
-            leg = 1 - leg
+            leg = F_UP - leg
     return True
 
 
@@ -158,13 +158,13 @@ def _backwards(problem, state, delay):
     near = np.array([_near_backward_is_next(problem, state, rank) for rank in range(ranks)])
     for rank in range(ranks - 1, -1, -1):
         if near[rank]:
-            _fill(problem, state, 3, rank, True)
-            if not _put(problem, state, 3, rank):
+            _fill(problem, state, I_UP, rank, np.bool_(True))
+            if not _put(problem, state, I_UP, rank):
                 return False
     for rank in range(ranks):
         if not near[rank]:
-            _fill(problem, state, 2, rank, delay)
-            if not _put(problem, state, 2, rank):
+            _fill(problem, state, I_DOWN, rank, delay)
+            if not _put(problem, state, I_DOWN, rank):
                 return False
     return True
 
