@@ -92,7 +92,7 @@ def _run(costs, microbatches, limit, policy, state):
         _finish(costs, state, op, rank, number, start, microbatches)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _next_rank(state, done, total):
     """The rank that decides next: the earliest clock among those that are not finished and not stuck."""
     best, clock = -1, _UNKNOWN
@@ -102,7 +102,7 @@ def _next_rank(state, done, total):
     return best
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _choose(costs, microbatches, limit, policy, state, rank):
     """The op to run and its start; or -1 and the time at which to look again, `_UNKNOWN` when nothing is to come."""
     now = state.clock[rank]
@@ -126,7 +126,7 @@ def _choose(costs, microbatches, limit, policy, state, rank):
     return (best, start) if best >= 0 else (-1, again)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _fits(state, policy, leg, rank, limit):
     """Whether a forward finds a place; backwards always do."""
     if leg > 1:
@@ -137,7 +137,7 @@ def _fits(state, policy, leg, rank, limit):
     return near + far < limit and (leg == 1 or near < room)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _weight(microbatches, policy, state, rank):
     """The oldest weight gradient that waits, as leg 4 or 5, and its urgency; -1 if none."""
     taken = state.count[4, rank] + state.count[5, rank]
@@ -148,7 +148,7 @@ def _weight(microbatches, policy, state, rank):
     return leg + 2, policy.priority[leg, rank, code - leg * microbatches] + policy.weight_lag
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _finish(costs, state, op, rank, number, start, microbatches):
     """Count the op, and let the rank that comes next on its journey know."""
     if op >= 2 and op < LEGS:

@@ -96,9 +96,10 @@ class ZeroBubbleV(Schedule):
         return self.memory_limit * memory.shape[1] * share * (1 + 1e-9)
 
     def theory(self, setting: Setting) -> Theory | None:
-        """F, I, W equal on all stages, free transfers, the memory of 1F1B, and M >= P."""
+        """F, I, W equal on all stages, free transfers, the memory of 1F1B; M >= P, by hand M >= 2P-1."""
         p, m = setting.ranks, setting.microbatches
-        if m < p or self.memory_limit != 1.0 or not v_journey.all_equal(setting):
+        least = p if self.order == "automatic" else 2 * p - 1
+        if m < least or self.memory_limit != 1.0 or not v_journey.all_equal(setting):
             return None
         return Theory(
             source="arXiv 2401.10241v1 section 6: no bubble within a rank's span, and spans that start one slot apart",
