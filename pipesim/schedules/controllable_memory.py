@@ -113,9 +113,7 @@ class VHalf(_PublishedBlock):
         """Offsets 2 down and 1 up; for even P the backward waits three slots to fall into free ones."""
         rank = np.arange(ranks)
         wait = 3 if ranks % 2 == 0 else 0
-        return np.stack(
-            [2 * rank, 3 * ranks - 2 - rank, 3 * ranks + wait + 2 * rank - 1, 6 * ranks + wait - 2 - rank]
-        )
+        return np.stack([2 * rank, 3 * ranks - 2 - rank, 3 * ranks + wait + 2 * rank - 1, 6 * ranks + wait - 2 - rank])
 
 
 @register
@@ -163,7 +161,9 @@ class VAdaptive(_VSchedule):
     citation: ClassVar[str] = f"{_CITATION}, section 3 and appendix A; compare {_RELEASE} (v_auto_schedule.py)"
     summary: ClassVar[str] = "V-shaped placement, best order found for the costs within a memory limit"
     requires: ClassVar[str] = "memory_limit at least 1/P"
-    bubble: ClassVar[str] = "b/(6M+b) with b = 6P-3k-1, k = 2 P memory_limit from V-Min's to 3P/2, for F = I = W and M >= 2P"
+    bubble: ClassVar[str] = (
+        "b/(6M+b) with b = 6P-3k-1, k = 2 P memory_limit from V-Min's to 3P/2, for F = I = W and M >= 2P"
+    )
     memory: ClassVar[str] = "at most P memory_limit on every rank"
 
     memory_limit: float = option(0.5, "activations that a rank may hold, in units of P x its share of a micro-batch")

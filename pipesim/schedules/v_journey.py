@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import vee
 from pipesim.ir.program import Program
-from pipesim.schedules.base import StepCosts
+from pipesim.schedules.base import Setting, StepCosts
 
 Ints = NDArray[np.int64]
 
