@@ -1,5 +1,44 @@
-"""pipesim: a discrete-event simulator of pipeline-parallel training."""
+"""pipesim: a discrete-event simulator of pipeline-parallel training.
+
+    import pipesim
+    result = pipesim.simulate("configs/gpt3_175b_a100.yaml")
+
+Names are resolved when they are first used, so that importing the package is instant.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipesim.api import load, plan, program, simulate
+    from pipesim.result import Result
+    from pipesim.schedules import schedule
+    from pipesim.study.advice import advise
+    from pipesim.study.compare import compare
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "load": "pipesim.api",
+    "plan": "pipesim.api",
+    "program": "pipesim.api",
+    "simulate": "pipesim.api",
+    "compare": "pipesim.study.compare",
+    "advise": "pipesim.study.advice",
+    "Result": "pipesim.result",
+    "schedule": "pipesim.schedules",
+}
+
+__all__ = ["Result", "__version__", "advise", "compare", "load", "plan", "program", "schedule", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'pipesim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,7 +6,7 @@ A *stage* is one of S pieces of the model in model order, a *rank* one of P pipe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +69,8 @@ class StageTimes:
     def simple(cls, forward: Seconds, input_grad: Seconds, weight_grad: Seconds, **other: Seconds) -> StageTimes:
         """The three compute times; everything not named is zero."""
         zero = np.zeros_like(forward, dtype=np.float64)
-        names = ("recompute", "optimizer", "reduce_grad", "unshard", "forward_collective")
-        names += ("input_grad_collective", "weight_grad_collective", "recompute_collective")
-        return cls(forward, input_grad, weight_grad, **{name: other.get(name, zero) for name in names})
+        rest = [f.name for f in fields(cls)][3:]
+        return cls(forward, input_grad, weight_grad, **{name: other.get(name, zero) for name in rest})
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,8 @@ class Costs:
     """Everything the lowering needs to price one step.
 
     ``pair_factor``: an overlapped pair of ops takes this times the sum of the two durations.
+    ``gradient_buckets``: buckets in which a stage's gradients are reduced, shape (S,); one each when None.
+    ``collective_ports``: ports that a rank's data-parallel collectives occupy, shape (P, 2), or None.
     ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,).
     ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
     """
@@ -110,8 +111,15 @@ class Costs:
     buffers_bytes: Bytes
     capacity_bytes: float | None = None
     pair_factor: float = 1.0
+    gradient_buckets: NDArray[np.int64] | None = None
+    collective_ports: Ports | None = None
 
     @property
     def stages(self) -> int:
         """Number of stages S."""
         return int(self.times.forward.shape[0])
+
+    @property
+    def buckets(self) -> NDArray[np.int64]:
+        """Gradient buckets per stage, shape (S,)."""
+        return self.gradient_buckets if self.gradient_buckets is not None else np.ones(self.stages, np.int64)

@@ -7,8 +7,8 @@ dependency arrives: at most two SimPy events per op.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Generator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,69 +27,73 @@ def run(graph: OpGraph) -> Timeline:
     Raises:
         DeadlockError: some streams wait for each other; the message says for what.
     """
-    replay = _Replay(graph)
-    replay.env.run()
-    started = replay.start_array()
-    if (started < 0).any():
-        raise DeadlockError(describe_deadlock(graph, started >= 0))
-    end = started + graph.duration
-    return Timeline(graph, started, end, end[graph.dep_node] + graph.dep_lag)
+    return Timeline(graph, Replay(graph).run() + graph.duration)
 
 
-class _Replay:
+class Replay:
     """The state that stream processes share: what every node still waits for."""
 
     def __init__(self, graph: OpGraph) -> None:
+        self.graph = graph
         self.env = simpy.Environment()
         self.duration: list[int] = graph.duration.tolist()
         self.start: list[int] = [-1] * len(graph)
         self.ready: list[int] = [0] * len(graph)
         self.missing: list[int] = np.diff(graph.dep_starts).tolist()
         self.waiting: dict[int, simpy.Event] = {}
-        self.consumers = _consumers(graph)
-        starts = graph.starts.tolist()
-        for first, last in itertools.pairwise(starts):
+        self.consumers = self.consumers_of(graph)
+
+    def run(self) -> NDArray[np.int64]:
+        """Start times of all nodes."""
+        for first, last in pairwise(self.graph.starts.tolist()):
             if first < last:
                 self.env.process(self.stream(first, last))
+        self.env.run()
+        start = np.array(self.start, np.int64)
+        if (start < 0).any():
+            raise DeadlockError(describe_deadlock(self.graph, start >= 0))
+        return start
 
     def stream(self, first: int, last: int) -> Generator[simpy.Event, Any, None]:
         """Run the nodes ``first..last-1`` in order."""
-        env, duration, ready, missing, start = self.env, self.duration, self.ready, self.missing, self.start
+        env, duration, start = self.env, self.duration, self.start
         for node in range(first, last):
-            if missing[node]:
-                event = self.waiting[node] = env.event()
-                yield event
-            elif ready[node] > env.now:
-                yield env.timeout(ready[node] - env.now)
-            start[node] = env.now
-            self.announce(node, env.now + duration[node])
+            if self.missing[node] or self.ready[node] > env.now:
+                yield from self.until_ready(node)
+            start[node] = now = int(env.now)
+            self.announce(node, now + duration[node])
             if duration[node]:
                 yield env.timeout(duration[node])
 
+    def until_ready(self, node: int) -> Generator[simpy.Event, Any, None]:
+        """Wait until the last dependency of ``node`` has arrived."""
+        if self.missing[node]:
+            event = self.waiting[node] = self.env.event()
+            yield event
+        elif self.ready[node] > self.env.now:
+            yield self.env.timeout(self.ready[node] - self.env.now)
+
     def announce(self, node: int, end: int) -> None:
-        """Tell every consumer of ``node`` when its dependency will arrive; wake those that have all."""
+        """Tell every consumer of ``node``, which ends at ``end``, when its dependency will arrive."""
         for consumer, lag in self.consumers[node]:
-            if end + lag > self.ready[consumer]:
-                self.ready[consumer] = end + lag
-            self.missing[consumer] -= 1
-            if not self.missing[consumer] and consumer in self.waiting:
-                self.wake(consumer)
+            self.arrive(consumer, end + lag)
 
-    def wake(self, node: int) -> None:
-        """Succeed the event that ``node``'s stream waits on, at the time its last dependency arrives."""
-        event = self.waiting.pop(node)
-        event._ok, event._value = True, None
-        self.env.schedule(event, delay=max(0, self.ready[node] - self.env.now))
+    def arrive(self, consumer: int, moment: int) -> None:
+        """A dependency of ``consumer`` arrives at ``moment``; the last one wakes the stream that waits for it."""
+        if moment > self.ready[consumer]:
+            self.ready[consumer] = moment
+        self.missing[consumer] -= 1
+        if not self.missing[consumer] and consumer in self.waiting:
+            event = self.waiting.pop(consumer)
+            event._ok, event._value = True, None
+            self.env.schedule(event, delay=max(0, self.ready[consumer] - self.env.now))
 
-    def start_array(self) -> NDArray[np.int64]:
-        """Start times, -1 for nodes that never started."""
-        return np.array(self.start, np.int64)
-
-
-def _consumers(graph: OpGraph) -> list[list[tuple[int, int]]]:
-    """For every node, the (consumer, lag) pairs that wait for it."""
-    table: list[list[tuple[int, int]]] = [[] for _ in range(len(graph))]
-    consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts)).tolist()
-    for node, waiter, lag in zip(graph.dep_node.tolist(), consumer, graph.dep_lag.tolist(), strict=True):
-        table[node].append((waiter, lag))
-    return table
+    def consumers_of(self, graph: OpGraph, chosen: NDArray[np.bool_] | None = None) -> list[list[tuple[int, int]]]:
+        """For every node, the (consumer, lag) pairs of its dependencies, all or the ``chosen`` ones."""
+        table: list[list[tuple[int, int]]] = [[] for _ in range(len(graph))]
+        consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))
+        edges = np.arange(len(consumer)) if chosen is None else np.flatnonzero(chosen)
+        columns = (graph.dep_node[edges], consumer[edges], graph.dep_lag[edges])
+        for node, waiter, lag in zip(*(c.tolist() for c in columns), strict=True):
+            table[node].append((waiter, lag))
+        return table

@@ -36,12 +36,12 @@ class Placement:
     @property
     def routes(self) -> int:
         """Number of routes."""
-        return self.rank_of.shape[0]
+        return int(self.rank_of.shape[0])
 
     @property
     def stages(self) -> int:
         """Number of stages S."""
-        return self.rank_of.shape[1]
+        return int(self.rank_of.shape[1])
 
     @property
     def chunks(self) -> float:
@@ -59,7 +59,8 @@ class Placement:
     @cached_property
     def replicas(self) -> NDArray[np.int64]:
         """How many ranks keep each stage's weights, shape (S,)."""
-        return self.holds.sum(axis=0)
+        counts: NDArray[np.int64] = self.holds.sum(axis=0)
+        return counts
 
     def stages_of(self, rank: int, route: int = 0) -> NDArray[np.int64]:
         """Stages of ``rank`` on ``route``, in model order."""

@@ -9,6 +9,8 @@ from pipesim.errors import DeadlockError, ProgramError
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind, Op
 from pipesim.ir.program import Program
+from pipesim.ir.replay import NEVER, earliest_ends
+from pipesim.ir.rules import ROLE_KINDS, RULES
 from pipesim.ir.waiting import describe_deadlock
 
 _AROUND = 3
@@ -18,7 +20,8 @@ def verify(program: Program) -> None:
     """Check a program of compute ops.
 
     Every (stage, micro-batch) needs one F and either one B or one I and one W, all on the rank that the
-    micro-batch's route gives to the stage, and no W before its I.
+    micro-batch's route gives to the stage, no W before its I, and no overlapped pair of which one op needs
+    the other.
 
     Raises:
         ProgramError: with the ops around the first offending one.
@@ -28,6 +31,7 @@ def verify(program: Program) -> None:
     counts = _counts(program)
     _check_once(program, counts)
     _check_weight_after_input(program)
+    _check_pairs(program)
 
 
 def check_progress(graph: OpGraph) -> None:
@@ -36,30 +40,9 @@ def check_progress(graph: OpGraph) -> None:
     Raises:
         DeadlockError: naming what each rank waits for.
     """
-    done = _replay_order(graph)
+    done = earliest_ends(graph, np.zeros(len(graph), np.int64)) != NEVER
     if not done.all():
         raise DeadlockError(describe_deadlock(graph, done))
-
-
-def _replay_order(graph: OpGraph) -> NDArray[np.bool_]:
-    """Which nodes run when every stream goes on as far as it can, round after round."""
-    starts, dep_starts, dep_node = graph.starts.tolist(), graph.dep_starts.tolist(), graph.dep_node.tolist()
-    done = [False] * len(graph)
-    cursor = starts[:-1]
-    ends = starts[1:]
-    active = list(range(len(cursor)))
-    while active:
-        before = sum(cursor)
-        for stream in active:
-            node = cursor[stream]
-            while node < ends[stream] and all(done[d] for d in dep_node[dep_starts[node] : dep_starts[node + 1]]):
-                done[node] = True
-                node += 1
-            cursor[stream] = node
-        active = [s for s in active if cursor[s] < ends[s]]
-        if sum(cursor) == before:
-            break
-    return np.array(done, bool)
 
 
 def _check_range(program: Program) -> None:
@@ -102,19 +85,30 @@ def _check_once(program: Program, counts: NDArray[np.int64]) -> None:
         node = int(np.flatnonzero(same)[1])
         raise ProgramError(f"{_op(program, node)} occurs {times} times\n{around(program, node)}")
     forward, inputs, weights, full = counts
-    _missing(forward == 0, "F", "no forward")
-    _missing(inputs + full != 1, "B", "needs exactly one B, or one I and one W")
-    _missing(weights != inputs, "W", "needs one W for its I, and none beside a B")
+    _missing(program, forward == 0, "F", "no forward")
+    _missing(program, inputs + full != 1, "B", "needs exactly one B, or one I and one W")
+    _missing(program, weights != inputs, "W", "needs one W for its I, and none beside a B")
 
 
-def _missing(bad: NDArray[np.bool_], kind: str, message: str) -> None:
+def _missing(program: Program, bad: NDArray[np.bool_], kind: str, message: str) -> None:
     found = np.argwhere(bad)
     if len(found):
         stage, microbatch = (int(x) for x in found[0])
         more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
         raise ProgramError(
             f"stage {stage}, micro-batch {microbatch}: {message}; look for {stage}{kind}{microbatch}{more}"
+            f"{_nearest(program, Kind[kind], stage, microbatch)}"
         )
+
+
+def _nearest(program: Program, kind: Kind, stage: int, microbatch: int) -> str:
+    """The picture of where a missing op should be: around the op of its stage, kind and closest micro-batch."""
+    kinds = (Kind.I, Kind.B) if kind == Kind.B else (kind,)
+    same = np.flatnonzero((program.stage == stage) & np.isin(program.kind, kinds))
+    if not len(same):
+        return ""
+    closest = same[np.argmin(np.abs(program.microbatch[same] - microbatch))]
+    return f"\nthe op most like it is here:\n{around(program, int(closest))}"
 
 
 def _check_weight_after_input(program: Program) -> None:
@@ -127,6 +121,28 @@ def _check_weight_after_input(program: Program) -> None:
     if len(early):
         node = int(early[0])
         raise ProgramError(f"{_op(program, node)} comes before its I\n{around(program, node)}")
+
+
+def _check_pairs(program: Program) -> None:
+    """The ops of a pair start together, so neither may be what the other waits for."""
+    first = np.flatnonzero(program.paired)
+    first = first[program.microbatch[first] == program.microbatch[first + 1]]
+    for node in first.tolist():
+        for consumer, producer in ((node, node + 1), (node + 1, node)):
+            if _needs(program, consumer, producer):
+                raise ProgramError(
+                    f"{_op(program, consumer)} cannot overlap with {_op(program, producer)}, which it needs\n"
+                    f"{around(program, node)}"
+                )
+
+
+def _needs(program: Program, consumer: int, producer: int) -> bool:
+    """Whether a rule makes ``consumer`` wait for ``producer``, an op of the same micro-batch."""
+    kinds, offset = (program.kind[consumer], program.kind[producer]), program.stage[producer] - program.stage[consumer]
+    return any(
+        kinds[0] in ROLE_KINDS[rule.consumer] and kinds[1] in ROLE_KINDS[rule.producer] and offset == rule.offset
+        for rule in RULES
+    )
 
 
 def around(program: Program, node: int) -> str:

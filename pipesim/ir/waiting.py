@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pipesim.ir.graph import OpGraph
 
 _SHOWN = 16
+_WAITS_SHOWN = 4
 
 
 def describe_deadlock(graph: OpGraph, done: NDArray[np.bool_]) -> str:
@@ -31,5 +32,6 @@ def describe_deadlock(graph: OpGraph, done: NDArray[np.bool_]) -> str:
 def _waits(graph: OpGraph, node: int, done: NDArray[np.bool_]) -> str:
     rank = graph.rank
     missing = [int(d) for d in graph.dependencies(node) if not done[d]]
-    names = ", ".join(f"{graph.op(d)} on rank {rank[d]}" for d in missing)
-    return f"{graph.op(node)}: waiting on {names}"
+    names = list(dict.fromkeys(f"{graph.op(d)} on rank {rank[d]}" for d in missing))
+    more = f" and {len(names) - _WAITS_SHOWN} more" if len(names) > _WAITS_SHOWN else ""
+    return f"{graph.op(node)}: waiting on {', '.join(names[:_WAITS_SHOWN])}{more}"

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory
-from pipesim.schedules.registry import create, get, names, register, schedule
+from pipesim.schedules.registry import create, get, in_file, names, register, schedule
 
-__all__ = ["Schedule", "Setting", "StepCosts", "Theory", "create", "get", "names", "register", "schedule"]
+__all__ = ["Schedule", "Setting", "StepCosts", "Theory", "create", "get", "in_file", "names", "register", "schedule"]

@@ -7,7 +7,7 @@ communication, recomputation, sharding and memory are added by lowering.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -115,6 +115,18 @@ class Schedule:
         """Published closed forms for this setting; None outside their domain."""
         return None
 
+    def gradient_triggers(self, program: Program) -> NDArray[np.int64] | None:
+        """The op after which a stage's gradient reduction may start on a rank, shape (P, S), -1 where not held.
+
+        None for the usual rule: after the stage's last backward on that rank.
+        """
+        return None
+
+    @property
+    def blocking_reductions(self) -> bool:
+        """Whether the compute stream waits for each gradient reduction."""
+        return False
+
     @property
     def synchronous_optimizer(self) -> bool:
         """Whether all ranks wait for each other before the optimizer step."""
@@ -127,6 +139,14 @@ def require(condition: bool, message: str) -> None:
         raise ScheduleError(message)
 
 
-def option(default: Any, help: str) -> Any:
-    """A schedule option: a dataclass field with a default and one line that explains it."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, name: str = "") -> Any:
+    """A schedule option: a dataclass field with a default and one line that explains it.
+
+    ``name`` is what users call it, where the field cannot have that name.
+    """
+    return field(default=default, metadata={"help": help, "name": name})
+
+
+def options(cls: type[Schedule]) -> dict[str, Field[Any]]:
+    """The options of a schedule class under the names that users know."""
+    return {f.metadata.get("name") or f.name: f for f in fields(cls)}

@@ -1,18 +1,21 @@
-"""The table of schedules: built-in ones by module, users' own by decorator or entry point."""
+"""The table of schedules: built-in ones by module, users' own by decorator, entry point or path."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from pipesim.errors import ScheduleError, nearest
+from pipesim.errors import PipesimError, ScheduleError, nearest
 from pipesim.ir.placement import Placement, linear
-from pipesim.ir.program import OpLike
+from pipesim.ir.program import OpLike, Program
+from pipesim.ir.verify import verify
+from pipesim.schedules import user_files
 from pipesim.schedules.base import Schedule, Setting
+from pipesim.schedules.base import options as options_of
 
 ENTRY_POINTS = "pipesim.schedules"
 
@@ -51,13 +54,23 @@ _ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
 """Other names that scripts may use -> the schedule that they mean, and options preset."""
 
 _registered: dict[str, type[Schedule]] = {}
+_defined_in: dict[str, dict[str, type[Schedule]]] = {}
+"""Module -> the schedules that it registered: two users' files may use the same name."""
 
 
 def register(cls: type[Schedule]) -> type[Schedule]:
-    """Make a schedule class available under its name; usable as a decorator."""
+    """Make a schedule class available under its name; usable as a decorator.
+
+    Raises:
+        ScheduleError: it has no name, or that of a built-in schedule.
+    """
     if not cls.name:
         raise ScheduleError(f"{cls.__name__} needs a name to be registered")
+    taken = {**_FAMILIES, **_ALIASES}
+    if cls.name in taken and not cls.__module__.startswith(f"{__package__}."):
+        raise ScheduleError(f"{cls.name!r} is a built-in schedule; choose another name for {cls.__name__}")
     _registered[cls.name] = cls
+    _defined_in.setdefault(cls.__module__, {})[cls.name] = cls
     return cls
 
 
@@ -72,21 +85,58 @@ def aliases() -> dict[str, str]:
     return {alias: name for alias, (name, _) in _ALIASES.items()}
 
 
+def in_file(name: str) -> bool:
+    """Whether ``name`` is of the form ``path/to/file.py:schedule``, or was meant to be."""
+    return user_files.is_reference(name)
+
+
 def get(name: str) -> type[Schedule]:
     """The schedule class called ``name``.
+
+    ``name`` may also be ``path/to/file.py:schedule``, which runs that file and takes the schedule that it
+    registers under this name, or from the function or class of this name.
 
     Raises:
         ScheduleError: there is none; the message names the nearest.
     """
+    if in_file(name):
+        return _from_file(*user_files.parse(name))
     key = aliases().get(name, name)
     if key not in _registered and key in _FAMILIES:
         importlib.import_module(f"pipesim.schedules.{_FAMILIES[key]}")
     if key not in _registered and key in _plugins():
-        _plugins()[key].load()
+        _load_plugin(key)
     if key not in _registered:
         hint = nearest(name, [*names(), *_ALIASES])
         raise ScheduleError(f"no schedule is called {name!r}" + (f"; did you mean {hint!r}?" if hint else ""))
     return _registered[key]
+
+
+def _from_file(path: str, wanted: str) -> type[Schedule]:
+    found = _defined_in.get(user_files.run(path), {})
+    for name, cls in found.items():
+        if wanted in (name, cls.__name__):
+            return cls
+    if not found:
+        raise ScheduleError(f"{path} registers no schedule; decorate a function in it with @schedule({wanted!r})")
+    hint = nearest(wanted, [*found, *(cls.__name__ for cls in found.values())])
+    raise ScheduleError(
+        f"{path} registers no schedule {wanted!r}; it has: {', '.join(found)}"
+        + (f"; did you mean {hint!r}?" if hint else "")
+    )
+
+
+def _load_plugin(name: str) -> None:
+    """Import what an entry point names: a module that registers the schedule, or a schedule class."""
+    point = _plugins()[name]
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise ScheduleError(f"schedule {name!r} cannot be loaded from {point.value}: {error}") from error
+    if name not in _registered and isinstance(loaded, type) and issubclass(loaded, Schedule):
+        _registered[name] = loaded
+    if name not in _registered:
+        raise ScheduleError(f"the entry point {name} = {point.value} registers no schedule of that name")
 
 
 def create(name: str, **options: Any) -> Schedule:
@@ -96,7 +146,7 @@ def create(name: str, **options: Any) -> Schedule:
         ScheduleError: the name or an option is unknown.
     """
     cls = get(name)
-    known = [f.name for f in fields(cls)]
+    known = options_of(cls)
     for key in options:
         if key not in known:
             hint = nearest(key, known)
@@ -106,13 +156,20 @@ def create(name: str, **options: Any) -> Schedule:
                 + (f"; did you mean {hint!r}?" if hint else "")
             )
     _, preset = _ALIASES.get(name, (name, {}))
-    return cls(**{**preset, **options})
+    chosen = {**preset, **options}
+    for key, f in known.items():
+        if key not in chosen and f.default is MISSING and f.default_factory is MISSING:
+            raise ScheduleError(f"schedule {name!r} needs the option {key!r}: {f.metadata.get('help', '')}")
+    return cls(**{known[key].name: value for key, value in chosen.items()})
 
 
 @cache
 def _plugins() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
+
+_SOME_RANKS = 4
+"""A placement puts equally many stages on each rank, whatever their number; asked with this one."""
 
 OrderFunction = Callable[[int, int, int], Iterable[OpLike]]
 
@@ -127,16 +184,34 @@ def schedule(
 
     def decorate(function: OrderFunction) -> OrderFunction:
         @dataclass(frozen=True)
-        class Custom(Schedule):
+        class UserSchedule(Schedule):
             def placement(self, ranks: int) -> Placement:
                 return placement(ranks)
 
-            def order(self, rank: int, setting: Setting) -> Iterable[OpLike]:
-                return function(rank, setting.ranks, setting.microbatches)
+            def chunks_per_rank(self) -> int:
+                return placement(_SOME_RANKS).stages // _SOME_RANKS
 
-        Custom.name, Custom.citation, Custom.summary = name, citation, (function.__doc__ or "").strip()
-        Custom.__name__ = Custom.__qualname__ = function.__name__
-        register(Custom)
+            def program(self, setting: Setting) -> Program:
+                made = super().program(setting)
+                verify(made)
+                return made
+
+            def order(self, rank: int, setting: Setting) -> Iterable[OpLike]:
+                try:
+                    return list(function(rank, setting.ranks, setting.microbatches))
+                except PipesimError:
+                    raise
+                except Exception as error:
+                    raise ScheduleError(
+                        f"schedule {name!r} failed for rank {rank} of {setting.ranks} with {setting.microbatches} "
+                        f"micro-batches: {type(error).__name__}: {error}"
+                    ) from error
+
+        UserSchedule.name, UserSchedule.citation = name, citation
+        UserSchedule.summary = (function.__doc__ or "").strip().partition("\n")[0]
+        UserSchedule.__name__ = UserSchedule.__qualname__ = function.__name__
+        UserSchedule.__module__ = function.__module__
+        register(UserSchedule)
         return function
 
     return decorate

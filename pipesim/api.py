@@ -1,0 +1,164 @@
+"""The one place that wires a config to a result. Config types go no further than here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipesim.costs.costs import Costs
+from pipesim.errors import ConfigError, Problem, ScheduleError
+from pipesim.ir.graph import OpGraph
+from pipesim.ir.placement import Placement
+from pipesim.ir.program import Program
+from pipesim.ir.timeline import Timeline, to_picoseconds
+from pipesim.lowering.bind import bind, traffic
+from pipesim.lowering.lower import Lowering, lower
+from pipesim.metrics.collect import SCHEMA_VERSION, Work, collect
+from pipesim.result import Result
+from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory
+
+if TYPE_CHECKING:
+    from pipesim.config import Config
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config made concrete: the schedule, what it is asked for, and what everything costs."""
+
+    config: Config
+    schedule: Schedule
+    setting: Setting
+    costs: Costs
+    work: Work | None
+
+    def program(self) -> Program:
+        """The ops of every rank."""
+        return self.schedule.program(self.setting)
+
+    def graph(self) -> OpGraph:
+        """The bound op graph of the step."""
+        program = self.program()
+        return bind(lower(program, self.costs, self.lowering(program)), self.costs)
+
+    def lowering(self, program: Program) -> Lowering:
+        """What lowering adds for this config and schedule."""
+        training = getattr(self.config, "training", None)
+        return Lowering(
+            p2p=self.config.simulation.p2p,
+            zero=training.zero if training is not None else 0,
+            synchronous=self.schedule.synchronous_optimizer,
+            triggers=self.schedule.gradient_triggers(program),
+            blocking_reductions=self.schedule.blocking_reductions,
+        )
+
+
+def load(source: Source, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a config from a YAML file or a mapping; ``overrides`` are ``path=value`` strings.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    from pipesim.config import load_config
+
+    return load_config(source, overrides)
+
+
+def plan(config: Config | Source) -> Plan:
+    """The schedule and the costs of a config.
+
+    Raises:
+        ConfigError: the numbers of the config do not go together.
+    """
+    if isinstance(config, str | os.PathLike | Mapping):
+        config = load(config)
+    schedule = config.schedule.build()
+    ranks, microbatches = config.ranks, config.microbatches
+    try:
+        schedule.check(ranks, microbatches)
+        placement = schedule.placement(ranks)
+    except ScheduleError as error:
+        raise ConfigError([Problem("schedule", str(error))], config.source) from None
+    costs, work = _costs(config, placement)
+    return Plan(config, schedule, Setting(ranks, microbatches, step_costs(costs)), costs, work)
+
+
+def _costs(config: Config, placement: Placement) -> tuple[Costs, Work | None]:
+    from pipesim import pricing
+
+    costs, work = pricing.costs_of(config, placement)
+    return replace(costs, pair_factor=config.simulation.pair_factor), work
+
+
+def program(config: Config | Source) -> Program:
+    """The program of a config, without simulating it."""
+    return plan(config).program()
+
+
+def simulate(config: Config | Source, *, engine: str | None = None) -> Result:
+    """Simulate one training step.
+
+    ``engine``: ``event`` or ``compiled``; the config's choice when None.
+
+    Raises:
+        ConfigError: the config cannot be used; with everything that is wrong.
+    """
+    return simulate_plan(plan(config), engine)
+
+
+def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
+    """Simulate one step of a plan."""
+    graph = plan.graph()
+    timeline, notes = run_engine(graph, plan, engine or plan.config.simulation.engine)
+    metrics = collect(timeline, plan.costs, plan.work)
+    theory = plan.schedule.theory(plan.setting)
+    head = {"schema_version": SCHEMA_VERSION, "config": plan.config.resolved()}
+    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes]}
+    return Result({**head, **metrics, **tail}, timeline, plan.costs)
+
+
+def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:
+    """The timeline, and what the user should know about how it was made."""
+    from pipesim.engine import event, fifo
+
+    network = plan.config.simulation.network
+    if network == "fifo":
+        note = "network fifo needs the event engine; it was used instead of the compiled one"
+        return fifo.run(graph, traffic(graph, plan.costs)), [note] if engine == "compiled" else []
+    if engine == "compiled":
+        from pipesim.engine import compiled
+
+        return compiled.run(graph), []
+    return event.run(graph), []
+
+
+def step_costs(costs: Costs) -> StepCosts:
+    """What a cost-driven schedule may look at; a hop is the slowest between neighbouring ranks."""
+    times, sizes, hops = costs.times, costs.sizes, costs.hops
+    here = np.arange(hops.latency_s.shape[0] - 1)
+    largest = float(sizes.message.max(initial=0.0))
+    hop_s = hops.latency_s[here, here + 1] + largest * hops.seconds_per_byte[here, here + 1]
+    return StepCosts(
+        forward=to_picoseconds(times.forward),
+        input_grad=to_picoseconds(times.input_grad + times.recompute),
+        weight_grad=to_picoseconds(times.weight_grad),
+        hop=int(to_picoseconds(hop_s.max(initial=0.0))),
+        activations=sizes.activations,
+        weight_grad_activations=sizes.weight_grad_activations,
+    )
+
+
+def _plain_theory(theory: Theory | None) -> dict[str, Any] | None:
+    if theory is None:
+        return None
+    peaks = theory.peak_in_flight
+    return {
+        "source": theory.source,
+        "bubble_fraction": theory.bubble_fraction,
+        "peak_in_flight": None if peaks is None else [float(peak) for peak in peaks],
+    }

@@ -1,0 +1,9 @@
+"""``python -m pipesim.cli``."""
+
+from __future__ import annotations
+
+import sys
+
+from pipesim.cli import main
+
+sys.exit(main())

@@ -1,0 +1,241 @@
+"""Checks across sections. Each looks only at sections that are right by themselves, so all can run at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipesim.config.abstract import Pipeline, UnitCosts
+from pipesim.config.cluster import Cluster, Parallelism, Profile, Training
+from pipesim.config.model import build_model
+from pipesim.config.schedule import ScheduleChoice
+from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
+
+if TYPE_CHECKING:
+    from pipesim.hardware.cluster import Cluster as BuiltCluster
+    from pipesim.workload.model import Model
+
+MAX_OPS = 2 * 10**8
+"""Largest number of F, I and W ops (3 x ranks x micro-batches x chunks) that a config may ask for: ten
+thousand GPUs with thousands of micro-batches stay below; beyond, memory runs out before anything is learnt."""
+
+Sections = Mapping[str, Any]
+"""The sections that are valid by themselves, by name."""
+
+
+def abstract_problems(sections: Sections, _raw: Mapping[str, Any], _directory: Path) -> Iterator[Problem]:
+    """What sections of the abstract form say against each other."""
+    pipeline, costs, schedule = (sections.get(key) for key in ("pipeline", "costs", "schedule"))
+    if costs is not None:
+        yield from _all_zero(costs)
+    if pipeline is not None and schedule is not None:
+        problems = list(_schedulable(schedule, pipeline.ranks, pipeline.microbatches, "pipeline"))
+        yield from problems
+        if costs is not None and not problems:
+            yield from _list_lengths(costs, pipeline, schedule)
+
+
+def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path) -> Iterator[Problem]:
+    """What sections of the cluster form say against each other.
+
+    The model and the cluster's parts are built once, from what was given: the packages that build them say what
+    is wrong with them, even where another key of the section is wrong too.
+    """
+    parallelism, training, schedule = (sections.get(key) for key in ("parallelism", "training", "schedule"))
+    hardware, problems = _hardware(raw.get("cluster"))
+    yield from problems
+    model, problems = _model(sections.get("model"), directory)
+    yield from problems
+    if sections.get("costs") is not None:
+        yield from _profile_file(sections["costs"], directory)
+    if parallelism is not None:
+        yield from _layout(parallelism)
+    if "cluster" in sections and parallelism is not None:
+        yield from _enough_gpus(sections["cluster"], parallelism)
+    if hardware is not None and training is not None:
+        yield from _precision(hardware, training)
+    if model is not None and parallelism is not None:
+        yield from _model_splits(model, parallelism, training)
+    if model is not None and parallelism is not None and training is not None and schedule is not None:
+        yield from _partition(model, parallelism, schedule, training)
+    if parallelism is not None and training is not None:
+        yield from _batches(schedule, parallelism, training)
+
+
+def _hardware(raw: Any) -> tuple[BuiltCluster | None, Sequence[Problem]]:
+    from pipesim.hardware.cluster import build_cluster
+
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("gpu"), str | Mapping):
+        return None, ()
+    links = {key: raw[key] for key in ("intra_node", "inter_node") if isinstance(raw.get(key), str | Mapping)}
+    counts = {key: raw[key] for key in ("gpus_per_node", "nodes", "nics_per_node") if _is_count(raw.get(key))}
+    try:
+        return build_cluster(raw["gpu"], **counts, **links), ()
+    except ConfigError as error:
+        return None, error.problems
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _model(spec: Any, directory: Path) -> tuple[Model | None, Sequence[Problem]]:
+    if spec is None:
+        return None, ()
+    try:
+        return build_model(spec, directory), ()
+    except ConfigError as error:
+        return None, error.problems
+
+
+def _all_zero(costs: UnitCosts) -> Iterator[Problem]:
+    times = (costs.forward, costs.input_grad, costs.weight_grad)
+    if not any(any(time) if isinstance(time, tuple) else time for time in times):
+        yield Problem("costs", "all ops take no time", allowed="a positive forward, input_grad or weight_grad")
+
+
+def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: str) -> Iterator[Problem]:
+    """Size first: asking an absurd size of the schedule may take forever."""
+    try:
+        built = schedule.build()
+        chunks = built.chunks_per_rank()
+        ops = 3 * ranks * microbatches * max(chunks, 1)
+        if ops > MAX_OPS:
+            found = f"3 x {ranks} ranks x {microbatches} micro-batches x {chunks} chunks = {ops:.3g} ops"
+            yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
+        else:
+            built.check(ranks, microbatches)
+    except (ScheduleError, ProgramError) as error:
+        yield Problem("schedule", str(error))
+
+
+def _stages(schedule: ScheduleChoice, ranks: int) -> int:
+    """Number of stages S; an estimate beyond what a placement should be built for just to count them."""
+    built = schedule.build()
+    estimate = ranks * max(built.chunks_per_rank(), 1)
+    return built.placement(ranks).stages if estimate <= 10**6 else estimate
+
+
+def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice) -> Iterator[Problem]:
+    stages = _stages(schedule, pipeline.ranks)
+    for name in ("forward", "input_grad", "weight_grad"):
+        times = getattr(costs, name)
+        if isinstance(times, tuple) and len(times) != stages:
+            allowed = f"{stages} entries, one per stage, or a single number"
+            yield Problem(f"costs.{name}", "wrong number of entries", str(len(times)), allowed)
+
+
+def _profile_file(profile: Profile, directory: Path) -> Iterator[Problem]:
+    try:
+        (directory / profile.profile).open("rb").close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        allowed = "a CSV file, relative to the config"
+        yield Problem("costs.profile", f"cannot be read: {reason}", repr(profile.profile), allowed)
+
+
+def _enough_gpus(cluster: Cluster, parallelism: Parallelism) -> Iterator[Problem]:
+    if parallelism.gpus > cluster.gpus:
+        p = parallelism
+        found = (
+            f"pipeline {p.pipeline} x tensor {p.tensor} x data {p.data} x context {p.context} = {p.gpus} GPUs"
+            f" on {cluster.nodes} nodes of {cluster.gpus_per_node}"
+        )
+        nodes = -(-p.gpus // cluster.gpus_per_node)
+        yield Problem(
+            "parallelism", "needs more GPUs than the cluster has", found, f"at most {cluster.gpus} GPUs",
+            f"cluster.nodes: {nodes}",
+        )  # fmt: skip
+
+
+def _precision(hardware: BuiltCluster, training: Training) -> Iterator[Problem]:
+    known = hardware.gpu.peak_flops
+    if training.precision not in known:
+        message = f"{hardware.gpu.name} does not compute in this precision"
+        yield Problem("training.precision", message, repr(training.precision), ", ".join(known))
+
+
+def _model_splits(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
+    """Whether the axes divide what they split; one complaint per axis is enough."""
+    tensor = chain(_heads(model, parallelism.tensor), _sequence_parallel(model, parallelism, training))
+    context = _divides(parallelism.context, model.sequence, "parallelism.context", "tokens of a sequence")
+    yield from islice(tensor, 1)
+    yield from context
+    yield from _experts(parallelism, model)
+
+
+def _heads(model: Model, tensor: int) -> Iterator[Problem]:
+    """Key-value heads are split over the tensor axis too, or copied when there are fewer of them."""
+    path, groups = "parallelism.tensor", model.kv_heads
+    yield from _divides(tensor, model.heads, path, "attention heads")
+    if groups % tensor and tensor % groups:
+        allowed = f"a divisor or a multiple of {groups}"
+        yield Problem(path, "does not split the key-value heads", f"{tensor} for {groups}", allowed)
+
+
+def _sequence_parallel(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
+    """Sequence parallelism cuts each context rank's tokens once more, over the tensor axis."""
+    tensor, (tokens, rest) = parallelism.tensor, divmod(model.sequence, parallelism.context)
+    wanted = training is None or training.sequence_parallel is not False
+    if wanted and not rest and tokens % tensor:
+        message = "sequence parallelism does not divide the tokens of a rank"
+        near = "training.sequence_parallel: false"
+        yield Problem("parallelism.tensor", message, f"{tensor} for {tokens}", _divisors(tokens), near)
+
+
+def _layout(parallelism: Parallelism) -> Sequence[Problem]:
+    from pipesim.hardware.layout import Layout
+
+    try:
+        Layout(**dict(parallelism))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _partition(
+    model: Model, parallelism: Parallelism, schedule: ScheduleChoice, training: Training
+) -> Sequence[Problem]:
+    from pipesim.workload.partition import partition
+
+    try:
+        partition(model.layers, _stages(schedule, parallelism.pipeline), training.partition)
+    except ConfigError as error:
+        return error.problems
+    except (ScheduleError, ProgramError):  # reported when the schedule itself is checked
+        return ()
+    return ()
+
+
+def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:
+    if whole % parts:
+        yield Problem(path, f"does not divide the {what}", f"{parts} for {whole}", _divisors(whole))
+
+
+def _divisors(number: int) -> str:
+    small = [d for d in range(1, min(number, 10**6) + 1) if number % d == 0]
+    return ", ".join(map(str, small[:16])) + (", ..." if len(small) > 16 else "")
+
+
+def _experts(parallelism: Parallelism, model: Model) -> Iterator[Problem]:
+    ways, path = parallelism.expert, "parallelism.expert"
+    if ways == 1:
+        return
+    if model.moe is None:
+        yield Problem(path, "the model has no experts", str(ways), "1")
+        return
+    yield from _divides(ways, model.moe.experts, path, "experts")
+
+
+def _batches(schedule: ScheduleChoice | None, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+    size, total = training.micro_batch * parallelism.data, training.global_batch
+    if total % size:
+        lower, upper = total // size * size, -(-total // size) * size
+        near = " or ".join(str(n) for n in (lower, upper) if n)
+        found = f"{total} for micro_batch {training.micro_batch} x data {parallelism.data}"
+        message = "does not divide into micro-batches"
+        yield Problem("training.global_batch", message, found, f"a multiple of {size}", near)
+    elif schedule is not None:
+        yield from _schedulable(schedule, parallelism.pipeline, total // size, "training.global_batch")

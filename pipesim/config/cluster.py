@@ -1,0 +1,114 @@
+"""Sections of the form with a real model on a real cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+
+from pipesim.config.section import Count, Counts, Ranks, Section, refuse
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, str | dict):
+        return value
+    raise refuse("neither a name nor a mapping", "a name, or a mapping of fields")
+
+
+def _schema(description: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": ["string", "object"], "description": description})
+
+
+Named = str | dict[str, Any]
+"""A catalog name or a mapping of fields; what is in it is checked by the package that builds it."""
+
+Model = Annotated[
+    Named,
+    PlainValidator(_named),
+    _schema("a model's name, a path to a Hugging Face config.json, or its fields"),
+]
+Gpu = Annotated[Named, PlainValidator(_named), _schema("a GPU's name, or {base: name, memory: ..., ...}")]
+Link = Annotated[Named, PlainValidator(_named), _schema("a link's name, or {bandwidth, latency, nics_per_node}")]
+
+
+class Cluster(Section):
+    """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's."""
+
+    gpu: Gpu
+    gpus_per_node: Count = 8
+    nodes: Count
+    intra_node: Link | None = None
+    inter_node: Link | None = None
+    nics_per_node: Count | None = None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in the cluster."""
+        return self.nodes * self.gpus_per_node
+
+
+class Parallelism(Section):
+    """How many ways each axis is split.
+
+    ``expert`` takes its ranks out of data x context and adds none. ``order`` says which axis varies fastest over
+    neighbouring GPUs, the innermost first; the default is Megatron-LM's.
+    """
+
+    pipeline: Ranks
+    tensor: Count = 1
+    data: Count = 1
+    context: Count = 1
+    expert: Count = 1
+    order: str = "tp-cp-dp-pp"
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the job occupies."""
+        return self.pipeline * self.tensor * self.data * self.context
+
+
+class Training(Section):
+    """What one step does, as in `pipesim.workload.training.Training`.
+
+    Batches are counted in sequences; ``global_batch`` is over all replicas. ``sequence_parallel`` defaults to
+    true when tensor > 1. ``partition`` has the layers of each stage.
+    """
+
+    micro_batch: Count = 1
+    global_batch: Count
+    precision: Literal["bf16", "fp16", "fp8", "fp32"] = "bf16"
+    recompute: Literal["none", "selective", "full"] = "none"
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+    optimizer: Literal["adam", "adam-bf16", "momentum", "sgd"] = "adam"
+    sequence_parallel: bool | None = None
+    flash_attention: bool = True
+    gradients: Literal["fp32", "half"] = "fp32"
+    scatter_gather: bool = True
+    launch_floor: bool = True
+    fused_gradients: bool = True
+    partition: Counts | None = None
+
+
+class Profile(Section):
+    """Measured costs and sizes per stage or per layer, in a CSV file next to the config."""
+
+    profile: str
+
+
+def _available(network: str) -> str:
+    if network == "fair":
+        raise refuse("not available yet", "ideal, fifo")
+    return network
+
+
+class Simulation(Section):
+    """How the step is replayed.
+
+    ``pair_factor``: an overlapped forward and backward (DualPipe) take this times the sum of their durations.
+    """
+
+    engine: Literal["event", "compiled"] = "event"
+    network: Annotated[Literal["ideal", "fifo", "fair"], AfterValidator(_available)] = "ideal"
+    p2p: Literal["overlapped", "blocking"] = "overlapped"
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    pair_factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0

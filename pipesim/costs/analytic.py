@@ -1,0 +1,175 @@
+"""The analytic cost model: a model, a cluster and a way of training in, `Costs` per stage out.
+
+Nothing here is fitted to end-to-end measurements: kernels and links are priced by their own measurements (see
+the catalog), and a stage is the sum of its kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.costs.costs import Costs, StageSizes, StageTimes
+from pipesim.costs.layer import LayerCosts, LayerTimes
+from pipesim.costs.links import crosses_nodes, pipeline_hops
+from pipesim.costs.stages import Stage, StageActivations, build_stages
+from pipesim.costs.state import StateCosts
+from pipesim.hardware import Cluster, Layout
+from pipesim.workload.flops import step_flops
+from pipesim.workload.model import Model
+from pipesim.workload.partition import partition
+from pipesim.workload.training import Training
+
+# NCCL reserves 342-392 MB (ai-dynamo/aiconfigurator, system files). The size of a CUDA context with its
+# loaded kernels is an estimate; it varies with driver and libraries between 0.3 and 0.8 GB.
+NCCL_BYTES = 0.4e9
+CONTEXT_BYTES = 0.5e9
+
+Item = TypeVar("Item")
+
+_PHASES = ("forward", "input_grad", "weight_grad", "recompute")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step does over all GPUs: floating-point operations (see `pipesim.workload.flops`), tokens and
+    sequences.
+    """
+
+    model_flops: float
+    hardware_flops: float
+    tokens: int
+    samples: int
+
+
+def step_work(model: Model, training: Training) -> Work:
+    """The work of one step, for throughput, MFU and HFU."""
+    flops = step_flops(model, training.global_batch, training.recompute, training.flash_attention)
+    samples = training.global_batch
+    return Work(flops.model, flops.hardware, samples * model.sequence, samples)
+
+
+def analytic_costs(
+    model: Model,
+    cluster: Cluster,
+    layout: Layout,
+    training: Training,
+    stages: int,
+    layers_per_stage: Sequence[int] | None = None,
+    holders: Sequence[Sequence[int]] | None = None,
+) -> Costs:
+    """Times and sizes of every stage for one micro-batch on one GPU, and the links between ranks.
+
+    ``layers_per_stage`` is an explicit partition (default: even). ``holders`` lists for every stage the
+    pipeline ranks that hold its weights (default: stage s on rank s mod P); with two or more, as in
+    bidirectional schedules, gradients are reduced over all of them and ZeRO shards over them too.
+
+    Raises ConfigError when the partition does not fit or the GPU lacks the precision.
+    """
+    counts = partition(model.layers, stages, layers_per_stage)
+    ranks = holders or [(stage % layout.pipeline,) for stage in range(stages)]
+    built = build_stages(model, counts, ranks)
+    prices = LayerCosts(model, cluster, layout, training)
+    state = StateCosts(cluster, layout, training)
+    activations = StageActivations(model, training, prices.shard)
+    sequence_parallel = prices.shard.sequence_parallel
+    return Costs(
+        times=_times(_stage_times(prices, built), state, built, _tied_seconds(model, layout, state, built)),
+        sizes=_sizes(activations, state, built, prices.message_bytes),
+        hops=pipeline_hops(cluster, layout, training.scatter_gather, sequence_parallel),
+        buffers_bytes=_buffers(activations, layout, built),
+        capacity_bytes=cluster.gpu.memory_bytes,
+    )
+
+
+def _stage_times(prices: LayerCosts, stages: Sequence[Stage]) -> list[LayerTimes]:
+    kinds = {mixture for stage in stages for mixture, _ in stage.kinds}
+    layer = {mixture: prices.layer(mixture) for mixture in kinds}
+    embedding, head = prices.embedding(), prices.head()
+
+    def together(stage: Stage) -> LayerTimes:
+        total = LayerTimes()
+        for mixture, count in stage.kinds:
+            total += layer[mixture].times(count)
+        if stage.embedding:
+            total += embedding
+        return total + head if stage.head else total
+
+    return _once(stages, together, _contents)
+
+
+def _times(times: Sequence[LayerTimes], state: StateCosts, stages: Sequence[Stage], tied_s: float) -> StageTimes:
+    phases = {name: [getattr(each, name) for each in times] for name in _PHASES}
+    arrays = {name: _array(phases[name], lambda phase: phase.seconds) for name in _PHASES}
+    for name in _PHASES:
+        arrays[f"{name}_collective"] = _array(phases[name], lambda phase: phase.collective_s)
+    collective = {
+        name: np.array(_once(stages, seconds, state.like), dtype=np.float64)
+        for name, seconds in (
+            ("reduce_grad", state.reduce_seconds),
+            ("unshard", state.unshard_seconds),
+            ("optimizer", state.optimizer_seconds),
+        )
+    }
+    collective["reduce_grad"][[0, -1]] += tied_s
+    return StageTimes(**arrays, **collective)
+
+
+def _sizes(
+    activations: StageActivations, state: StateCosts, stages: Sequence[Stage], message_bytes: float
+) -> StageSizes:
+    resident = _once(stages, state.resident, state.like)
+    kept, needed, returned = (
+        np.array(_once(stages, size, _contents), dtype=np.float64)
+        for size in (activations.kept, activations.for_weight_grad, activations.recomputed)
+    )
+    return StageSizes(
+        weights=_array(resident, lambda each: each.weights),
+        gradients=_array(resident, lambda each: each.gradients),
+        optimizer=_array(resident, lambda each: each.optimizer),
+        unsharded=np.array(_once(stages, state.unsharded_bytes, _contents), dtype=np.float64),
+        activations=kept,
+        weight_grad_activations=needed,
+        recomputed=returned,
+        message=np.full(len(stages), message_bytes),
+    )
+
+
+def _array(items: Sequence[Item], value: Callable[[Item], float]) -> NDArray[np.float64]:
+    return np.array([value(item) for item in items], dtype=np.float64)
+
+
+def _once(stages: Sequence[Stage], value: Callable[[Stage], Item], like: Callable[[Stage], Hashable]) -> list[Item]:
+    """``value`` of every stage, worked out once for all stages that are ``like`` each other."""
+    known: dict[Hashable, Item] = {}
+    for stage in stages:
+        if like(stage) not in known:
+            known[like(stage)] = value(stage)
+    return [known[like(stage)] for stage in stages]
+
+
+def _contents(stage: Stage) -> Hashable:
+    return stage.contents
+
+
+def _tied_seconds(model: Model, layout: Layout, state: StateCosts, stages: Sequence[Stage]) -> float:
+    """Seconds to add up the gradients of a vocabulary matrix that the first and the last stage both hold."""
+    first, last = stages[0].ranks, stages[-1].ranks
+    if not model.tied_embeddings or model.head == "none" or first == last:
+        return 0.0
+    crossing = bool(crosses_nodes(layout)[first[0], last[-1]])
+    return state.pair_reduce_seconds(model.vocab * model.hidden / layout.tensor, crossing)
+
+
+def _buffers(activations: StageActivations, layout: Layout, stages: Sequence[Stage]) -> NDArray[np.float64]:
+    """Per rank: CUDA context, NCCL, and what a layer's backward works in besides what its forward kept."""
+    fixed = CONTEXT_BYTES + (NCCL_BYTES if layout.world_size > 1 else 0.0)
+    buffers = np.full(layout.pipeline, fixed)
+    for stage, transient in zip(stages, _once(stages, activations.transient, _contents), strict=True):
+        for rank in stage.ranks:
+            buffers[rank] = max(buffers[rank], fixed + transient)
+    return buffers

@@ -1,0 +1,151 @@
+"""How long collectives take: measured tables inside a node, latency and bandwidth between nodes.
+
+Sizes are the full buffer, as nccl-tests counts: what every GPU holds before a reduce_scatter, all_reduce or
+all_to_all and after an all_gather.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.costs.collective_tables import in_node_model
+from pipesim.hardware import Cluster, Group
+
+Operation = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all"]
+Sizes = NDArray[np.float64]
+
+OPERATIONS: tuple[Operation, ...] = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
+
+# Each further step of a ring or tree between nodes: NCCL's own estimate for its Simple protocol, which large
+# messages use (NVIDIA/nccl src/graph/tuning.cc, network hop of ring and tree).
+_NETWORK_HOP_S = 14e-6
+# A tree reaches this share of the network's bandwidth (same file).
+_TREE_EFFICIENCY = 0.92
+# Each further remote peer of an all-to-all: (621 - 60) us from 8 to 120 remote GPUs on AWS p5 (HuggingFaceTB
+# Smol Training Playbook, NCCL all-to-all of 16 and 128 H100).
+_REMOTE_PEER_S = 5e-6
+# Where `linear` takes its chord: the sizes of activations and gradients.
+_LINEAR_BYTES = (2.0**20, 2.0**26)
+
+
+def bus_factor(operation: Operation, size: int) -> float:
+    """Bytes that each GPU must send per byte of buffer (nccl-tests doc/PERFORMANCE.md)."""
+    share = (size - 1) / size
+    return 2 * share if operation == "all_reduce" else share
+
+
+def ring_all_reduce(size_bytes: float, n: int, latency_s: float, bandwidth: float) -> float:
+    """Ring all-reduce: 2(n-1) steps of size/n bytes each; n GPUs with links of ``bandwidth`` bytes/s.
+
+    Source: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations", 2009.
+    """
+    return 2 * (n - 1) * (latency_s + size_bytes / n / bandwidth)
+
+
+def tree_all_reduce(size_bytes: float, n: int, latency_s: float, bandwidth: float) -> float:
+    """Binomial tree all-reduce: reduce to a root, broadcast back; 2 ceil(log2 n) steps of the whole buffer.
+
+    Source: Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH",
+    2005, section 4.5.
+    """
+    return 2 * math.ceil(math.log2(n)) * (latency_s + size_bytes / bandwidth)
+
+
+def halving_all_reduce(size_bytes: float, n: int, latency_s: float, bandwidth: float) -> float:
+    """Rabenseifner's all-reduce: reduce-scatter by recursive halving, then all-gather by recursive doubling.
+
+    2 log2 n steps, the same bytes as a ring; n a power of two. What Chimera's performance model assumes.
+    Source: Thakur, Rabenseifner and Gropp, 2005, section 4.5.
+    """
+    return 2 * math.log2(n) * latency_s + 2 * (n - 1) / n * size_bytes / bandwidth
+
+
+class Collectives:
+    """Collective times on one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._in_node = in_node_model(cluster.intra_node)
+
+    @overload
+    def seconds(self, operation: Operation, size_bytes: float, group: Group) -> float: ...
+    @overload
+    def seconds(self, operation: Operation, size_bytes: Sizes, group: Group) -> Sizes: ...
+    def seconds(self, operation: Operation, size_bytes: float | Sizes, group: Group) -> float | Sizes:
+        """Seconds for a buffer of ``size_bytes`` (a number or an array) in ``group``; nothing costs nothing.
+
+        Raises ValueError for an unknown operation.
+        """
+        if operation not in OPERATIONS:
+            raise ValueError(f"unknown collective {operation!r}; allowed: {', '.join(OPERATIONS)}")
+        sizes = np.asarray(size_bytes, dtype=np.float64)
+        if group.size == 1:
+            times = np.zeros_like(sizes)
+        elif group.nodes == 1:
+            times = self._in_node(operation, sizes, group.size)
+        else:
+            times = self._across_nodes(operation, sizes, group)
+        times = np.where(sizes > 0, times, 0.0)
+        return times if isinstance(size_bytes, np.ndarray) else float(times)
+
+    def linear(self, operation: Operation, group: Group) -> tuple[float, float]:
+        """(latency_s, seconds_per_byte) of the straight line through the times of 1 MiB and 64 MiB."""
+        small, large = _LINEAR_BYTES
+        low, high = (self.seconds(operation, size, group) for size in _LINEAR_BYTES)
+        slope = (high - low) / (large - small)
+        return max(low - slope * small, 0.0), slope
+
+    def bus_bandwidth(self, operation: Operation, size_bytes: float, group: Group) -> float:
+        """Bytes/s that each GPU sends, nccl-tests' "busbw"."""
+        return bus_factor(operation, group.size) * size_bytes / self.seconds(operation, size_bytes, group)
+
+    def _across_nodes(self, operation: Operation, sizes: Sizes, group: Group) -> Sizes:
+        """Stages inside the nodes and between them, pipelined: latencies add up, the slower transfer counts.
+
+        Every GPU of a node is taken to communicate at the same time, each in its own group, as in data
+        parallelism: it has its share of the node's network cards.
+        """
+        inside_latency_s, inside = self._inside(operation, sizes, group)
+        share = self.cluster.network_bandwidth(self.cluster.gpus_per_node)
+        if operation == "all_to_all":
+            outside = self._all_to_all(sizes, group, share)
+        elif operation == "all_reduce":
+            ring, tree = self._ring(operation, sizes, group, share), self._tree(sizes, group, share)
+            times = [latency_s + np.maximum(inside, transfer) for latency_s, transfer in (ring, tree)]
+            return np.asarray(inside_latency_s + np.minimum(*times))
+        else:
+            outside = self._ring(operation, sizes, group, share)
+        return np.asarray(inside_latency_s + outside[0] + np.maximum(inside, outside[1]))
+
+    def _inside(self, operation: Operation, sizes: Sizes, group: Group) -> tuple[float, Sizes]:
+        """Latency and transfer time of the part inside a node."""
+        if group.per_node == 1:
+            return 0.0, np.zeros_like(sizes)
+        # An all-to-all keeps only what goes to GPUs of the same node.
+        kept = group.per_node / group.size if operation == "all_to_all" else 1.0
+        latency_s = float(self._in_node(operation, np.float64(1.0), group.per_node))
+        return latency_s, self._in_node(operation, np.maximum(sizes * kept, 1.0), group.per_node) - latency_s
+
+    def _ring(self, operation: Operation, sizes: Sizes, group: Group, share: float) -> tuple[float, Sizes]:
+        """One ring through all GPUs: what a GPU sends leaves the node on all of the group's cards."""
+        rounds = 2 if operation == "all_reduce" else 1
+        hops = rounds * (group.nodes - 1)
+        latency_s = self.cluster.inter_node.latency_s + (hops - 1) * _NETWORK_HOP_S
+        return latency_s, bus_factor(operation, group.size) * sizes / (group.per_node * share)
+
+    def _tree(self, sizes: Sizes, group: Group, share: float) -> tuple[float, Sizes]:
+        """NCCL's double binary tree: every node sends the buffer twice, except that two nodes swap it."""
+        hops = 2 * math.ceil(math.log2(group.nodes))
+        latency_s = self.cluster.inter_node.latency_s + (hops - 1) * _NETWORK_HOP_S
+        sent = 1 if group.nodes == 2 else 2
+        return latency_s, sent * sizes / (group.per_node * share * _TREE_EFFICIENCY)
+
+    def _all_to_all(self, sizes: Sizes, group: Group, share: float) -> tuple[float, Sizes]:
+        """Every GPU sends directly to every GPU of the other nodes."""
+        remote = group.size - group.per_node
+        latency_s = self.cluster.inter_node.latency_s + max(remote - group.per_node, 0) * _REMOTE_PEER_S
+        return latency_s, sizes * remote / group.size / share

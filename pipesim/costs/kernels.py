@@ -1,0 +1,131 @@
+"""Memory-bound kernels of one transformer layer and what they move, per GPU.
+
+Each function lists kernels, one per line, as multiples of the elements they touch: a norm reads its input
+and writes its output (2 elements per hidden unit); bias + dropout + residual reads two tensors, writes one
+and a mask; and so on. ``whole`` counts elements of the residual stream on this GPU (divided by sequence
+parallelism).
+"""
+
+from __future__ import annotations
+
+from pipesim.costs.elementwise import Traffic, gather, kernel
+from pipesim.workload.memory import tokens
+from pipesim.workload.model import Model
+from pipesim.workload.parameters import layer_parameters
+from pipesim.workload.shard import Shard
+from pipesim.workload.training import Training
+
+_MASK = 1
+
+
+class Kernels:
+    """Kernels of one layer of a model on one GPU; ``mixture`` says whether the layer has experts."""
+
+    def __init__(self, model: Model, training: Training, shard: Shard, mixture: bool) -> None:
+        self.model, self.training, self.shard, self.mixture = model, training, shard, mixture
+        self.element = training.element_bytes
+        self.tokens = tokens(model, training, shard)
+        self.whole = self.tokens * model.hidden / shard.sequence_ways
+
+    def forward(self) -> Traffic:
+        """Everything between the matrix products and the attention core."""
+        model, element, whole = self.model, self.element, self.whole
+        residual = kernel(whole * (3 * element + (_MASK if model.dropout else 0)))
+        norm = kernel(2 * element * whole)
+        total = (
+            norm
+            + residual
+            + norm
+            + residual
+            + self._around_attention()
+            + self._activation(2 if model.gated_mlp else 1, 1)
+        )
+        if self.mixture:
+            total += self._routing()
+        return total + self._casts(2)
+
+    def input_grad(self) -> Traffic:
+        """The same kernels backwards; gradients of the two branches of each residual are added."""
+        model, element, whole = self.model, self.element, self.whole
+        dropout = kernel(whole * (2 * element + _MASK)) if model.dropout else Traffic()
+        norm_and_add = kernel(3 * element * whole) + kernel(3 * element * whole)
+        ways = 2 if model.gated_mlp else 1
+        total = dropout + norm_and_add + dropout + norm_and_add
+        total += self._around_attention() + self._activation(1 + ways, ways)
+        if self.mixture:
+            total += self._routing()
+        return total + self._casts(2)
+
+    def weight_grad(self) -> Traffic:
+        """Bias gradients: sums over tokens of the output gradients of each matrix with a bias; and adding up
+        the gradients of micro-batches where the products do not do that themselves.
+        """
+        model = self.model
+        total = Traffic()
+        if model.biases and not self.mixture:
+            features = model.ffn * (2 if model.gated_mlp else 1) / self.shard.tensor
+            total += kernel(self.element * self.tokens * features)
+            total += kernel(self.element * self.whole) + kernel(self.element * self.whole)
+        if model.qkv_bias:
+            total += kernel(self.element * self._qkv_elements())
+        if not self.training.fused_gradients:
+            parameters = layer_parameters(model, self.mixture).per_gpu(self.shard.tensor, self.shard.expert)
+            total += kernel(parameters * (self.element + 2 * self.training.gradient_bytes))
+        return total
+
+    def _qkv_elements(self) -> float:
+        model = self.model
+        groups = max(model.kv_heads / self.shard.tensor, 1.0)
+        heads = model.heads / self.shard.tensor
+        return self.tokens * (heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim))
+
+    def _around_attention(self) -> Traffic:
+        """Bias of QKV, rotation of queries and keys, norms of latents, copies that unfused attention
+        needs."""
+        model, element = self.model, self.element
+        total = Traffic()
+        if model.qkv_bias:
+            total += kernel(2 * element * self._qkv_elements())
+        if model.rotary:
+            total += kernel(2 * element * self._qkv_elements())
+        if model.mla:
+            latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
+            total += kernel(2 * element * latent) + kernel(2 * element * latent)
+        if not self.training.flash_attention:
+            total += kernel(2 * element * self.tokens * model.heads * model.value_dim / self.shard.tensor)
+        return total
+
+    def _activation(self, reads: int, writes: int) -> Traffic:
+        """GeLU with its bias, or SwiGLU, over the feed-forward width on this GPU."""
+        per_width = self.element * (reads + writes) * self.tokens
+        if not self.mixture or self.model.moe is None:
+            return kernel(per_width * self.model.ffn / self.shard.tensor)
+        moe = self.model.moe
+        routed = kernel(per_width * moe.top_k * moe.ffn / self.shard.tensor)
+        return routed + (kernel(per_width * moe.shared_ffn / self.shard.tensor) if moe.shared_ffn else Traffic())
+
+    def _routing(self) -> Traffic:
+        """Softmax and top-k over the experts, and permuting token copies to experts and back."""
+        assert self.model.moe is not None
+        moe = self.model.moe
+        here = self.tokens * self.shard.expert_tensor / self.shard.tensor
+        copies = 2 * self.element * here * moe.top_k * self.model.hidden
+        scores = kernel(4 * 4 * here * moe.experts)
+        return scores + gather(copies) + gather(copies)
+
+    def _casts(self, norms: int) -> Traffic:
+        """With fp8, casting (and transposing) the inputs of the matrices: 2 bytes read, 1 + 1 written."""
+        if self.training.precision != "fp8":
+            return Traffic()
+        total = Traffic()
+        for _ in range(norms):
+            total += kernel(4 * self.whole)
+        heads = self.model.heads * self.model.value_dim
+        width = (
+            self.model.ffn if not self.mixture or self.model.moe is None else self.model.moe.ffn * self.model.moe.top_k
+        )
+        return (
+            total
+            + kernel(4 * self.tokens * heads / self.shard.tensor)
+            + kernel(4 * self.tokens * width / self.shard.tensor)
+        )

@@ -1,0 +1,277 @@
+"""Seconds of one transformer layer, of the embedding and of the head, on one GPU of a rank.
+
+Each piece is priced op by op: matrix products through the roofline (`gemm.py`), the attention core
+(`attention.py`), memory-bound kernels (`kernels.py`) and the communication of tensor, context and expert
+parallelism. Which collective belongs to which phase:
+
+- Tensor parallelism without sequence parallelism: an all-reduce after each row-split matrix in the forward,
+  and after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section
+  3.2).
+- With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction;
+  the all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
+  4.2.2).
+- Context parallelism: keys and values go round a ring during attention, and their gradients too in the
+  backward; only what is longer than the attention it overlaps with is charged.
+- Experts: an all-to-all before and one after the experts, in either direction.
+
+None of it overlaps with computation otherwise. Full recomputation repeats the whole forward, communication
+included; selective recomputation repeats the attention core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipesim.costs.attention import Core, core_seconds
+from pipesim.costs.collectives import Collectives, Operation
+from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
+from pipesim.costs.gemm import Role, gemm_seconds
+from pipesim.costs.kernels import Kernels
+from pipesim.errors import ConfigError
+from pipesim.hardware import GPU, Cluster, Layout
+from pipesim.hardware.layout import GroupKind
+from pipesim.workload.matrices import Matrix, attention_matrices, feed_forward_matrices, head_matrices
+from pipesim.workload.memory import layer_input, tokens
+from pipesim.workload.model import Model
+from pipesim.workload.shard import Shard
+from pipesim.workload.training import Training
+
+# Vocabulary-parallel cross entropy in fp32, bytes per logit
+# (megatron/core/tensor_parallel/cross_entropy.py): cast 2 + 4, maximum 4, subtract 8, exponentiate 8, sum
+# 4, divide 8; backward: scale 8, cast 4 + 2.
+_LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Seconds of one phase; ``collective_s`` of ``seconds`` is communication inside it."""
+
+    seconds: float = 0.0
+    collective_s: float = 0.0
+
+    def __add__(self, other: Phase) -> Phase:
+        return Phase(self.seconds + other.seconds, self.collective_s + other.collective_s)
+
+    def __mul__(self, count: float) -> Phase:
+        return Phase(self.seconds * count, self.collective_s * count)
+
+    def at_least(self, floor_s: float) -> Phase:
+        """Stretched to ``floor_s`` where launching takes longer than running."""
+        return Phase(max(self.seconds, floor_s), self.collective_s)
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Forward, the two halves of the backward, and the forward work that recomputation repeats."""
+
+    forward: Phase = Phase()
+    input_grad: Phase = Phase()
+    weight_grad: Phase = Phase()
+    recompute: Phase = Phase()
+
+    def __add__(self, other: LayerTimes) -> LayerTimes:
+        return LayerTimes(
+            self.forward + other.forward,
+            self.input_grad + other.input_grad,
+            self.weight_grad + other.weight_grad,
+            self.recompute + other.recompute,
+        )
+
+    def times(self, count: int) -> LayerTimes:
+        """So many layers of this kind."""
+        phases = (self.forward, self.input_grad, self.weight_grad, self.recompute)
+        return LayerTimes(*(phase * count for phase in phases))
+
+
+class LayerCosts:
+    """Prices layers, embedding and head of one model under one layout and way of training.
+
+    Raises ConfigError when the model cannot be cut that way or the GPU lacks the precision.
+    """
+
+    def __init__(self, model: Model, cluster: Cluster, layout: Layout, training: Training) -> None:
+        self.model, self.layout, self.training = model, layout, training
+        self.gpu: GPU = cluster.gpu
+        self.collectives = Collectives(cluster)
+        self.shard = Shard(
+            layout.tensor, layout.context, layout.expert, training.sequence_parallel and layout.tensor > 1
+        )
+        self.tokens = tokens(model, training, self.shard)
+        problems = self.shard.problems(model)
+        if problems:
+            raise ConfigError(problems)
+        self.gpu.gemm_fit(training.precision)  # raises ConfigError where the GPU lacks it
+
+    def layer(self, mixture: bool = False) -> LayerTimes:
+        """One transformer layer, for one micro-batch."""
+        kernels = Kernels(self.model, self.training, self.shard, mixture)
+        matrices = attention_matrices(self.model) + feed_forward_matrices(self.model, mixture)
+        forward = self._matrices(matrices, "forward") + self._core_forward
+        forward += self._kernels(kernels.forward()) + self._exchange(mixture)
+        input_grad = self._matrices(matrices, "input_grad") + self._core_backward
+        input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture)
+        weight_grad = self._matrices(matrices, "weight_grad") + self._kernels(kernels.weight_grad())
+        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward)))
+
+    def embedding(self) -> LayerTimes:
+        """Look-up of tokens, positions and dropout on the first stage; its gradient is all W."""
+        model, element = self.model, self.training.element_bytes
+        looked_up = 2 * element * self.tokens * model.hidden
+        traffic = gather(looked_up)
+        if model.positions:
+            traffic += kernel(1.5 * looked_up)
+        if model.dropout:
+            traffic += kernel(looked_up)
+        reduced = self._tensor("reduce_scatter" if self.shard.sequence_parallel else "all_reduce", 1)
+        table = model.vocab * model.hidden / self.shard.tensor
+        # A dense gradient of the table is cleared, scattered into and added to the accumulated one.
+        scatter = gather(looked_up) + kernel(table * (2 * element + 2 * self.training.gradient_bytes))
+        back = self._tensor("all_gather", 1) if self.shard.sequence_parallel else Phase()
+        return LayerTimes(self._kernels(traffic) + reduced, Phase(), self._kernels(scatter) + back)
+
+    def head(self) -> LayerTimes:
+        """Final norm, vocabulary projection and loss on the last stage."""
+        matrices = head_matrices(self.model)
+        if not matrices:
+            return LayerTimes()
+        norm = kernel(2 * layer_input(self.model, self.training, self.shard))
+        logits = self.tokens * self.model.vocab / self.shard.tensor
+        sequence_parallel = self.shard.sequence_parallel
+        gathered = self._tensor("all_gather", 1) if sequence_parallel else Phase()
+        back = self._tensor("reduce_scatter" if sequence_parallel else "all_reduce", 1)
+        forward = self._matrices(matrices, "forward") + self._kernels(norm + kernel(logits * _LOSS_FORWARD))
+        input_grad = self._matrices(matrices, "input_grad")
+        input_grad += self._kernels(norm + norm + kernel(logits * _LOSS_BACKWARD)) + back
+        return LayerTimes(forward + gathered, input_grad, self._matrices(matrices, "weight_grad"))
+
+    @property
+    def message_bytes(self) -> float:
+        """What one context-parallel rank hands to the next stage: b s h / c elements, before tensor
+        parallelism divides it.
+        """
+        return self.training.element_bytes * self.tokens * self.model.hidden
+
+    # Pieces -------------------------------------------------------------------------------------------------
+
+    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
+        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
+
+    def _matrix(self, matrix: Matrix, role: Role) -> float:
+        """One matrix product; routed experts run as one grouped product over the experts of this GPU."""
+        rows, inputs, outputs = self.tokens, float(matrix.inputs), float(matrix.outputs)
+        groups, ways = 1, self.shard.tensor
+        if matrix.copies > 1:
+            ways = self.shard.expert_tensor
+            groups = max(matrix.copies // self.shard.expert, 1)
+            rows *= matrix.active * ways / self.shard.tensor / groups
+        if matrix.split == "column":
+            outputs /= ways
+        elif matrix.split == "row":
+            inputs /= ways
+        else:
+            rows /= self.shard.sequence_ways
+        # m, n, k of the product: the summed-over dimension of a weight gradient is the tokens.
+        sizes = {
+            "forward": (rows, outputs, inputs),
+            "input_grad": (rows, inputs, outputs),
+            "weight_grad": (inputs, outputs, rows),
+        }[role]
+        unfused = role == "weight_grad" and not self.training.fused_gradients
+        result_bytes = self.training.element_bytes if unfused else None
+        return float(gemm_seconds(*sizes, self.gpu, self.training.precision, role, groups, result_bytes))
+
+    def _kernels(self, traffic: Traffic) -> Phase:
+        return Phase(elementwise_seconds(traffic, self.gpu))
+
+    @cached_property
+    def _core_forward(self) -> Phase:
+        core = self._core_seconds(False)
+        return Phase(core) + self._ring(1, core)
+
+    @cached_property
+    def _core_backward(self) -> Phase:
+        core = self._core_seconds(True)
+        return Phase(core) + self._ring(2, core)
+
+    def _core_seconds(self, backward: bool) -> float:
+        model, training = self.model, self.training
+        core = Core(
+            batch=training.micro_batch,
+            sequence=model.sequence,
+            heads=max(model.heads / self.shard.tensor, 1.0),
+            query_key=model.query_key_dim,
+            value=model.value_dim,
+            causal=model.causal,
+            share=1.0 / self.shard.context,
+            dropout=model.dropout,
+        )
+        return core_seconds(core, self.gpu, training.precision, training.flash_attention, backward)
+
+    def _ring(self, passes: int, core_s: float) -> Phase:
+        """Keys and values of the whole sequence pass every GPU; all steps but the first can be hidden."""
+        ways = self.shard.context
+        if ways == 1:
+            return Phase()
+        groups = self.model.heads if self.model.mla else self.model.kv_heads
+        features = max(groups / self.shard.tensor, 1.0) * (self.model.query_key_dim + self.model.value_dim)
+        whole = passes * self.training.element_bytes * self.tokens * ways * features
+        sent = self._collective("all_gather", whole, "context").seconds
+        exposed = max(0.0, sent - core_s * (ways - 1) / ways)
+        return Phase(exposed, exposed)
+
+    def _exchange(self, mixture: bool) -> Phase:
+        """Tensor and expert parallel communication of one layer in one direction."""
+        blocks = 1 if mixture and self.shard.expert > 1 else 2
+        total = self._around_blocks(blocks)
+        if blocks == 1:
+            total += self._dispatch()
+            if self.model.moe and self.model.moe.shared_ffn:
+                total += self._around_blocks(1)
+        return total
+
+    def _around_blocks(self, blocks: int) -> Phase:
+        if self.shard.sequence_parallel:
+            return self._tensor("all_gather", blocks) + self._tensor("reduce_scatter", blocks)
+        return self._tensor("all_reduce", blocks)
+
+    def _tensor(self, operation: Operation, times: int) -> Phase:
+        """Collectives over the residual stream of one micro-batch in the tensor-parallel group."""
+        size = self.training.element_bytes * self.tokens * self.model.hidden
+        once = self._collective(operation, size, "tensor")
+        return Phase(times * once.seconds, times * once.collective_s)
+
+    def _dispatch(self) -> Phase:
+        """Tokens to their experts and back."""
+        assert self.model.moe is not None
+        copies = self.tokens / self.shard.tensor * self.model.moe.top_k
+        size = self.training.element_bytes * copies * self.model.hidden
+        once = self._collective("all_to_all", size, "expert")
+        return once + once
+
+    def _collective(self, operation: Operation, size_bytes: float, kind: GroupKind) -> Phase:
+        group = self.layout.group(kind)
+        seconds = self.collectives.seconds(operation, size_bytes, group) if group.size > 1 else 0.0
+        return Phase(seconds, seconds)
+
+    def _recompute(self, forward: Phase) -> Phase:
+        if self.training.recompute == "full":
+            return forward
+        if self.training.recompute == "selective" and not self.training.flash_attention:
+            return Phase(self._core_seconds(False))
+        return Phase()
+
+    def _floored(self, times: LayerTimes) -> LayerTimes:
+        """No phase runs faster than the host launches it; the backward's floor is shared by its two
+        halves."""
+        if not self.training.launch_floor:
+            return times
+        forward_s, backward_s = self.gpu.launch_floor_forward_s, self.gpu.launch_floor_backward_s
+        backward = times.input_grad.seconds + times.weight_grad.seconds
+        stretch = max(backward_s / backward, 1.0)
+        halves = (times.input_grad, times.weight_grad)
+        input_grad, weight_grad = (half.at_least(half.seconds * stretch) for half in halves)
+        full = self.training.recompute == "full"
+        recompute = times.recompute.at_least(forward_s) if full else times.recompute
+        return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute)

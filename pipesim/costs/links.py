@@ -1,0 +1,128 @@
+"""Point-to-point transfers between pipeline ranks: which link each hop uses, and what it costs.
+
+A pipeline rank is ``tensor`` x ``context`` GPUs in each of ``data`` replicas. All GPUs of a rank send at the
+same time, each to its counterpart, so the GPUs of one node share its network cards. The `Hops` are for
+the *full* message, the (micro-batch x sequence / context x hidden) tensor that one context rank hands on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.costs.collectives import Collectives
+from pipesim.costs.costs import Hops, Ports
+from pipesim.hardware import Cluster, Layout
+from pipesim.units import format_rate, format_seconds
+
+Matrix = NDArray[np.bool_]
+Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One hop between pipeline ranks, for people: the link's name and the cost of the full message."""
+
+    sender: int
+    receiver: int
+    link: str
+    latency_s: float
+    seconds_per_byte: float
+
+
+def pipeline_hops(
+    cluster: Cluster, layout: Layout, scatter_gather: bool = True, sequence_parallel: bool = False
+) -> Hops:
+    """Links between all pairs of pipeline ranks, arrays of shape (P, P).
+
+    How the tensor parallel GPUs of a rank share the message: with ``sequence_parallel`` each holds and sends
+    its part; with ``scatter_gather`` each sends a part and the receivers all-gather inside their group, as
+    Megatron-LM does on every hop; without either each sends the whole. Source: Narayanan et al. 2021, arXiv
+    2104.04473, section 4.1. Raises ValueError when layout and cluster have different nodes.
+    """
+    if layout.gpus_per_node != cluster.gpus_per_node:
+        found = f"layout has {layout.gpus_per_node} GPUs per node, cluster {cluster.gpus_per_node}"
+        raise ValueError(f"layout and cluster differ: {found}")
+    crossing = crosses_nodes(layout)
+    rate = np.where(crossing, _network_rate(cluster, layout), cluster.intra_node.bandwidth)
+    latency_s = np.where(crossing, cluster.inter_node.latency_s, cluster.intra_node.latency_s)
+    parts = layout.tensor if scatter_gather or sequence_parallel else 1
+    gather = (0.0, 0.0)
+    if scatter_gather and not sequence_parallel:
+        gather = Collectives(cluster).linear("all_gather", layout.group("tensor"))
+    send_port, receive_port = _ports(cluster, layout, crossing)
+    return Hops(
+        latency_s=_without_diagonal(latency_s + gather[0], np.float64(0)),
+        seconds_per_byte=_without_diagonal(1 / (parts * rate) + gather[1], np.float64(0)),
+        send_port=send_port,
+        receive_port=receive_port,
+    )
+
+
+def crosses_nodes(layout: Layout) -> Matrix:
+    """Whether a transfer between two ranks leaves the node in any replica, shape (P, P)."""
+    # Placement is linear: a rank's GPUs lie at pipeline * stride + offset. Offsets that differ by whole nodes
+    # cross alike, so only their remainders count.
+    offsets = np.unique(layout.gpus()[0] % layout.gpus_per_node)
+    start = np.arange(layout.pipeline) * layout.strides["pipeline"]
+    nodes = (start[:, None] + offsets) // layout.gpus_per_node
+    return np.asarray((nodes[:, None, :] != nodes[None, :, :]).any(axis=2))
+
+
+def hop_table(
+    cluster: Cluster, layout: Layout, scatter_gather: bool = True, sequence_parallel: bool = False
+) -> list[Hop]:
+    """The hop from every rank to the next one, and from the last rank to the first (for looped schedules)."""
+    hops = pipeline_hops(cluster, layout, scatter_gather, sequence_parallel)
+    crossing = crosses_nodes(layout)
+    ranks = range(layout.pipeline if layout.pipeline > 1 else 0)
+    return [_hop(cluster, hops, crossing, rank, (rank + 1) % layout.pipeline) for rank in ranks]
+
+
+def describe_hop(hop: Hop) -> str:
+    """One line: ``rank 3 -> 4 over infiniband-hdr: 30.0 us + 188 GB/s``."""
+    speed = format_rate(1 / hop.seconds_per_byte)
+    return f"rank {hop.sender} -> {hop.receiver} over {hop.link}: {format_seconds(hop.latency_s)} + {speed}"
+
+
+def _hop(cluster: Cluster, hops: Hops, crossing: Matrix, sender: int, receiver: int) -> Hop:
+    link = cluster.inter_node if crossing[sender, receiver] else cluster.intra_node
+    cost = float(hops.latency_s[sender, receiver]), float(hops.seconds_per_byte[sender, receiver])
+    return Hop(sender, receiver, link.name, *cost)
+
+
+def _network_rate(cluster: Cluster, layout: Layout) -> NDArray[np.float64]:
+    """Bytes/s of each GPU's transfer between nodes: the slower of the sender's and the receiver's share."""
+    rates = np.array([cluster.network_bandwidth(count) for count in _gpus_on_one_node(layout)])
+    return np.asarray(np.minimum(rates[:, None], rates[None, :]))
+
+
+def _gpus_on_one_node(layout: Layout) -> list[int]:
+    """For each rank, the largest number of its GPUs (in all replicas) that one node holds."""
+    nodes = layout.gpus().reshape(layout.pipeline, -1) // layout.gpus_per_node
+    return [int(np.unique(row, return_counts=True)[1].max()) for row in nodes]
+
+
+def _ports(cluster: Cluster, layout: Layout, crossing: Matrix) -> tuple[Ports, Ports]:
+    """Port ids of every hop: a rank's own NVLink or PCIe port, or the first network card of its GPUs.
+
+    Ranks whose GPUs share a card share its port. -1 on the diagonal.
+    """
+    first_gpu = layout.gpus()[:, 0, 0, 0]
+    node, place = np.divmod(first_gpu, layout.gpus_per_node)
+    cards = node * cluster.nics_per_node + place * cluster.nics_per_node // layout.gpus_per_node
+    card = np.unique(cards, return_inverse=True)[1]
+    rank = np.arange(layout.pipeline)
+    inside, outside = 2 * rank, 2 * layout.pipeline + 2 * card
+    send = np.where(crossing, outside[:, None], inside[:, None]).astype(np.int32)
+    receive = np.where(crossing, outside[None, :] + 1, inside[None, :] + 1).astype(np.int32)
+    nothing = np.int32(-1)
+    return _without_diagonal(send, nothing), _without_diagonal(receive, nothing)
+
+
+def _without_diagonal(matrix: NDArray[Number], value: Number) -> NDArray[Number]:
+    """``matrix`` with ``value`` where a rank would send to itself."""
+    return np.where(np.eye(len(matrix), dtype=bool), value, matrix)

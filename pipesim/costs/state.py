@@ -1,0 +1,105 @@
+"""Weights, gradients and optimizer state of a stage: their bytes, and the seconds to reduce, gather,
+update."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from pipesim.costs.collectives import Collectives, Operation
+from pipesim.costs.elementwise import elementwise_seconds, kernel
+from pipesim.costs.stages import Stage
+from pipesim.hardware import Cluster, Group, Layout
+from pipesim.workload.memory import MOMENT_BYTES, StateBytes, state_bytes
+from pipesim.workload.parameters import Count
+from pipesim.workload.shard import Shard
+from pipesim.workload.training import Training
+
+
+class StateCosts:
+    """Costs of the state of stages under one layout and way of training.
+
+    Dense weights are replicated over data x context (x the pipeline ranks that hold the stage), experts
+    over what expert parallelism leaves of that; gradients are reduced over the replicas, and ZeRO shards
+    over them.
+    """
+
+    def __init__(self, cluster: Cluster, layout: Layout, training: Training) -> None:
+        self.gpu, self.layout, self.training = cluster.gpu, layout, training
+        self.collectives = Collectives(cluster)
+        sequence_parallel = training.sequence_parallel and layout.tensor > 1
+        self.shard = Shard(layout.tensor, layout.context, layout.expert, sequence_parallel)
+
+    def like(self, held: Stage) -> Hashable:
+        """Equal for stages with equal contents whose replicas are placed alike."""
+        return held.contents, self._groups(held)
+
+    def resident(self, held: Stage) -> StateBytes:
+        """Bytes that stay on one GPU, after ZeRO's sharding."""
+        dense, experts = self._parameters(held)
+        dense_group, expert_group = self._groups(held)
+        return state_bytes(dense, self.training, dense_group.size) + state_bytes(
+            experts, self.training, expert_group.size
+        )
+
+    def unsharded_bytes(self, held: Stage) -> float:
+        """With ZeRO-3, the gathered weights of the stage."""
+        return sum(self._parameters(held)) * self.training.element_bytes if self.training.zero == 3 else 0.0
+
+    def reduce_seconds(self, held: Stage) -> float:
+        """Adding up the gradients over replicas: all-reduce, or reduce-scatter where ZeRO shards."""
+        operation: Operation = "reduce_scatter" if self.training.zero else "all_reduce"
+        return self._over_replicas(operation, held, self.training.gradient_bytes)
+
+    def unshard_seconds(self, held: Stage) -> float:
+        """Gathering the weights that ZeRO updated (stages 1 and 2) or keeps (3) in pieces."""
+        return self._over_replicas("all_gather", held, self.training.element_bytes) if self.training.zero else 0.0
+
+    def optimizer_seconds(self, held: Stage) -> float:
+        """One update of this GPU's share, bound by memory.
+
+        Bytes per parameter, as Megatron-LM's mixed-precision optimizer goes over them
+        (megatron/core/optimizer): the gradient three times (norm, update, clearing) and with fp16 twice
+        more (loss unscaling); moments and master copy read and written; the copy read again to write the
+        weight. 42 for Adam in bf16, 50 in fp16.
+        """
+        training = self.training
+        moments = 2 * MOMENT_BYTES[training.optimizer]
+        passes = 5 if training.precision == "fp16" else 3
+        copy = 0 if training.precision == "fp32" else 4 + training.element_bytes
+        each = passes * training.gradient_bytes + moments + 8 + copy
+        return elementwise_seconds(kernel(each * self._updated(held)), self.gpu)
+
+    def pair_reduce_seconds(self, parameters: float, crossing: bool) -> float:
+        """All-reduce between two pipeline ranks that share a matrix (tied embeddings)."""
+        group = Group(2, 2, 1) if crossing else Group(2, 1, 2)
+        return float(self.collectives.seconds("all_reduce", parameters * self.training.gradient_bytes, group))
+
+    def _updated(self, held: Stage) -> float:
+        dense, experts = self._parameters(held)
+        if not self.training.zero:
+            return dense + experts
+        dense_group, expert_group = self._groups(held)
+        return dense / dense_group.size + experts / expert_group.size
+
+    def _parameters(self, held: Stage) -> tuple[float, float]:
+        """Parameters per GPU: all but the routed experts, and those."""
+        count, tensor, expert = held.parameters, self.shard.tensor, self.shard.expert
+        experts = Count(experts=count.experts).per_gpu(tensor, expert)
+        return count.per_gpu(tensor, expert) - experts, experts
+
+    def _groups(self, held: Stage) -> tuple[Group, Group]:
+        dense = self.layout.replica_group(held.ranks)
+        if self.shard.expert == 1:
+            return dense, dense
+        # Each expert lies whole on a GPU, so the GPUs of a tensor-parallel group hold the same ones.
+        expert = self.layout.group("expert_data")
+        ways = self.shard.tensor * len(held.ranks)
+        return dense, Group(expert.size * ways, expert.nodes, expert.per_node * ways)
+
+    def _over_replicas(self, operation: Operation, held: Stage, element_bytes: int) -> float:
+        pairs = zip(self._parameters(held), self._groups(held), strict=True)
+        return sum(
+            self.collectives.seconds(operation, parameters * element_bytes, group)
+            for parameters, group in pairs
+            if parameters and group.size > 1
+        )

@@ -1,0 +1,160 @@
+"""Nodes of GPUs, the links inside a node and the network between nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipesim import catalog
+from pipesim.errors import ConfigError, Problem, nearest
+from pipesim.hardware.fields import Fields
+from pipesim.hardware.gpu import GPU, read_gpu
+
+LinkKind = Literal["nvlink", "pcie", "network"]
+
+# For links given inline without a latency: NCCL send/receive as in links.yaml (nvlink3, infiniband-hdr).
+_USUAL_LATENCY = {"intra_node": "8 us", "inter_node": "30 us"}
+
+
+@dataclass(frozen=True)
+class Link:
+    """One direction of a link: a transfer takes ``latency_s + bytes / bandwidth`` (bytes/s).
+
+    ``bandwidth`` is per GPU inside a node and per network card between nodes. ``catalog_name`` is the entry
+    whose measured tables hold for this link, None for one that is given inline.
+    """
+
+    name: str
+    latency_s: float
+    bandwidth: float
+    kind: LinkKind
+    catalog_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """``nodes`` equal nodes of ``gpus_per_node`` GPUs, each node with ``nics_per_node`` network cards."""
+
+    gpu: GPU
+    gpus_per_node: int
+    nodes: int
+    intra_node: Link
+    inter_node: Link
+    nics_per_node: int
+    host_link: Link
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in total."""
+        return self.gpus_per_node * self.nodes
+
+    def network_bandwidth(self, concurrent: int) -> float:
+        """Bytes/s that each of ``concurrent`` GPUs of one node gets when all of them send to other nodes.
+
+        A GPU sends through the cards nearest to it: it never has less than its share of them, and one GPU
+        alone has at least one whole card.
+        """
+        return self.inter_node.bandwidth * max(1 / concurrent, self.nics_per_node / self.gpus_per_node)
+
+
+def link(name: str) -> Link:
+    """A link of the catalog by name. Raises ConfigError for an unknown name."""
+    known = catalog.load("links")
+    if name not in known:
+        near = nearest(name, known)
+        raise ConfigError([Problem("", "unknown link", repr(name), ", ".join(known), near)])
+    return _catalog_link(name, [])
+
+
+def build_cluster(
+    gpu: str | Mapping[str, Any],
+    gpus_per_node: int = 8,
+    nodes: int = 1,
+    intra_node: str | Mapping[str, Any] | None = None,
+    inter_node: str | Mapping[str, Any] | None = None,
+    nics_per_node: int | None = None,
+    path: str = "cluster",
+) -> Cluster:
+    """A cluster from plain values, as a config has them.
+
+    ``gpu`` and the links are catalog names or mappings: ``{base: a100-sxm-80gb, memory: "64 GB"}``,
+    ``{bandwidth: "12.5 GB/s", latency: "20 us", nics_per_node: 4}``. Links default to the GPU's usual ones,
+    the number of network cards to what the fabric's usual node has per GPU. Raises ConfigError with every
+    problem found, at paths under ``path``.
+    """
+    problems: list[Problem] = []
+    counts = Fields({"gpus_per_node": gpus_per_node, "nodes": nodes, "nics": nics_per_node}, path, problems)
+    node_size, node_count = counts.count("gpus_per_node"), counts.count("nodes")
+    built_gpu = read_gpu(gpu, f"{path}.gpu", problems)
+    usual_intra, usual_inter = ("nvlink3", "infiniband-hdr") if built_gpu is None else _usual_links(built_gpu)
+    intra = _read_link(intra_node or usual_intra, f"{path}.intra_node", problems)
+    inter = _read_link(inter_node or usual_inter, f"{path}.inter_node", problems)
+    cards = _nics(nics_per_node, inter_node or usual_inter, node_size, path, problems)
+    if built_gpu is None or problems:
+        raise ConfigError(problems)
+    return Cluster(built_gpu, node_size, node_count, intra, inter, cards, _catalog_link(built_gpu.host_link, []))
+
+
+def _usual_links(gpu: GPU) -> tuple[str, str]:
+    return gpu.intra_node, gpu.inter_node
+
+
+def _read_link(value: object, path: str, problems: list[Problem]) -> Link:
+    """A link by name or inline; ``path`` ends in ``intra_node`` or ``inter_node``: what is allowed there."""
+    if isinstance(value, Mapping):
+        return _inline_link(value, path, problems)
+    known = _allowed_links(path)
+    if isinstance(value, str) and value in known:
+        return _catalog_link(value, problems)
+    allowed = ", ".join(known) + ", or a mapping with bandwidth and latency"
+    problems.append(Problem(path, "unknown link", repr(value), allowed, nearest(str(value), known)))
+    return _catalog_link(known[0], problems)
+
+
+def _allowed_links(path: str) -> list[str]:
+    between_nodes = path.endswith("inter_node")
+    return [name for name, entry in catalog.load("links").items() if (entry["kind"] == "network") == between_nodes]
+
+
+def _catalog_link(name: str, problems: list[Problem]) -> Link:
+    entry = catalog.load("links")[name]
+    fields = Fields(entry, f"links.{name}", problems)
+    latency_s = fields.quantity("latency", "seconds", positive=False)
+    return Link(name, latency_s, fields.quantity("bandwidth", "bytes_per_s"), entry["kind"], name)
+
+
+def _inline_link(value: Mapping[str, Any], path: str, problems: list[Problem]) -> Link:
+    """``{bandwidth, latency, name}``, or a catalog link with some of it replaced: ``{base, ...}``."""
+    where = path.rsplit(".", maxsplit=1)[-1]
+    fields = Fields(value, path, problems)
+    fields.only(("base", "name", "bandwidth", "latency") + (("nics_per_node",) if where == "inter_node" else ("kind",)))
+    base: Mapping[str, Any] = {"latency": _USUAL_LATENCY[where]}
+    if "base" in value:
+        base = catalog.load("links")[fields.name("base", _allowed_links(path))]
+    kind = "network" if where == "inter_node" else fields.name("kind", ("nvlink", "pcie"), base.get("kind", "nvlink"))
+    return Link(
+        name=str(value.get("name", f"custom {kind}")),
+        latency_s=fields.quantity("latency", "seconds", base["latency"], positive=False),
+        bandwidth=fields.quantity("bandwidth", "bytes_per_s", base.get("bandwidth")),
+        kind=kind,  # type: ignore[arg-type]
+    )
+
+
+def _nics(given: object, inter_node: object, gpus_per_node: int, path: str, problems: list[Problem]) -> int:
+    """Network cards per node: as given, or as given with the fabric, or like the fabric's usual node."""
+    inline: Mapping[str, Any] = inter_node if isinstance(inter_node, Mapping) else {}
+    inside = inline.get("nics_per_node")
+    if given is not None and inside is not None and given != inside:
+        message = f"differs from inter_node.nics_per_node = {inside!r}"
+        problems.append(Problem(f"{path}.nics_per_node", message, repr(given)))
+    if given is not None:
+        return Fields({"nics_per_node": given}, path, problems).count("nics_per_node")
+    if inside is not None:
+        return Fields(inline, f"{path}.inter_node", problems).count("nics_per_node")
+    name = inline.get("base", inter_node)
+    entry = catalog.load("links").get(name, {}) if isinstance(name, str) else {}
+    if "nics_per_node" not in entry:
+        return gpus_per_node
+    per_gpu = float(entry["nics_per_node"]) / float(entry["reference_gpus_per_node"])
+    return max(1, round(per_gpu * gpus_per_node))

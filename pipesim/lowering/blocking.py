@@ -1,0 +1,93 @@
+"""Blocking point-to-point communication: sends and receives on the compute streams, as Megatron-LM without overlap.
+
+Between two compute ops a rank exchanges everything that is due in one batch: it sends what the op before
+produced and receives what the rule below assigns to this place. A receive stands after the first op whose
+estimated end (all forwards one unit, backwards two, transfers free) is not earlier than the sender's, and at
+the latest right before the op that needs it. So both ends of a transfer reach it at about the same time and no
+circular wait arises; ServiceNow/Fast-LLM:fast_llm/engine/schedule/runner.py places its receives likewise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.ir.graph import NO_MESSAGE, OpGraph
+from pipesim.ir.op import Kind
+from pipesim.ir.program import Program
+from pipesim.ir.replay import earliest_ends
+from pipesim.lowering.connect import connect
+from pipesim.lowering.insert import insert_ops
+
+_UNITS = {Kind.F: 1, Kind.I: 1, Kind.W: 1, Kind.B: 2, Kind.RECOMPUTE: 1}
+
+
+def insert_exchanges(program: Program) -> Program:
+    """The program with a SEND and a RECV for every transfer between ranks."""
+    graph = connect(program)
+    end = earliest_ends(graph, _unit_durations(graph))
+    consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))
+    travels = np.flatnonzero(graph.dep_message != NO_MESSAGE)
+    sender, receiver = graph.dep_node[travels], consumer[travels]
+    sender_of, needed_by = _true_ends(program, sender, receiver, graph.dep_message[travels])
+    forward = program.kind[sender_of] == Kind.F
+    send_at = _after(program, sender_of)
+    receive_at = _receive_places(program, end, sender_of, needed_by)
+    before = np.concatenate([send_at, receive_at])
+    kind = np.concatenate([np.where(forward, Kind.SEND_F, Kind.SEND_B), np.where(forward, Kind.RECV_F, Kind.RECV_B)])
+    step = np.where(forward, 1, -1)
+    stage = np.concatenate([program.stage[sender_of], program.stage[sender_of] + step])
+    microbatch = np.tile(program.microbatch[sender_of], 2)
+    rank = np.concatenate([program.rank[sender_of], program.rank[needed_by]])
+    order = np.lexsort((microbatch, stage, kind, before, rank))
+    return insert_ops(
+        program,
+        before[order],
+        kind[order].astype(np.int8),
+        stage[order].astype(np.int32),
+        microbatch[order],
+        rank[order].astype(np.int64),
+    )
+
+
+def _unit_durations(graph: OpGraph) -> NDArray[np.int64]:
+    table = np.zeros(len(Kind), np.int64)
+    for kind, units in _UNITS.items():
+        table[kind] = units
+    duration = table[graph.kind]
+    first = np.flatnonzero(graph.paired)
+    duration[first] += duration[first + 1]
+    duration[first + 1] = 0
+    return duration
+
+
+def _true_ends(
+    program: Program, sender: NDArray[np.int64], receiver: NDArray[np.int64], boundary: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sender and receiver ops; a pair's first op may wait on behalf of its second."""
+    stage = program.stage[receiver]
+    wanted = np.where(program.kind[sender] == Kind.F, boundary + 1, boundary)
+    other = (stage != wanted) | (program.microbatch[receiver] != program.microbatch[sender])
+    return sender, np.where(other, receiver + 1, receiver)
+
+
+def _after(program: Program, node: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place right after an op, or after the pair that it begins."""
+    return node + 1 + program.paired[node]
+
+
+def _receive_places(
+    program: Program, end: NDArray[np.int64], sender: NDArray[np.int64], needed_by: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    rank = program.rank
+    second = np.zeros(len(program) + 1, bool)
+    second[1:] = program.paired
+    latest = needed_by - second[needed_by]
+    places = np.empty(len(sender), np.int64)
+    for r in range(program.ranks):
+        mine = np.flatnonzero(rank[needed_by] == r)
+        first, last = program.starts[r], program.starts[r + 1]
+        found = first + np.searchsorted(end[first:last], end[sender[mine]], side="left")
+        found = np.minimum(found, last - 1)
+        places[mine] = _after(program, found)
+    return np.minimum(places, latest)

@@ -1,0 +1,79 @@
+"""The lowering of one step: program in, op graph out, one pass after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.costs.costs import Costs
+from pipesim.ir.graph import OpGraph
+from pipesim.ir.op import Kind
+from pipesim.ir.program import Program
+from pipesim.lowering.blocking import insert_exchanges
+from pipesim.lowering.connect import connect
+from pipesim.lowering.data_parallel import DataParallel, add_barrier, add_data_parallel
+from pipesim.lowering.insert import append_optimizer, insert_recompute
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What to add to a program.
+
+    ``p2p``: transfers beside the compute stream, or holding it. ``zero``: ZeRO stage. ``synchronous``: all
+    ranks wait for each other before the optimizer step. ``triggers`` and ``blocking_reductions``: as in
+    `DataParallel`, with triggers numbered in the program as the schedule made it; None for "after the stage's
+    last backward".
+    """
+
+    p2p: Literal["overlapped", "blocking"] = "overlapped"
+    zero: int = 0
+    synchronous: bool = True
+    triggers: NDArray[np.int64] | None = None
+    blocking_reductions: bool = False
+
+
+def lower(program: Program, costs: Costs, options: Lowering | None = None) -> OpGraph:
+    """The graph of a whole step, unbound: which ops exist depends on which costs are not zero."""
+    options = options if options is not None else Lowering()
+    times = costs.times
+    made = program
+    if times.recompute.any():
+        program = insert_recompute(program, times.recompute)
+    if options.p2p == "blocking":
+        program = insert_exchanges(program)
+    reduces, gathers = bool(times.reduce_grad.any()), bool(times.unshard.any())
+    steps = bool(times.optimizer.any()) or reduces
+    if steps:
+        program = append_optimizer(program)
+    graph = connect(program)
+    if reduces or gathers:
+        triggers = options.triggers if options.triggers is not None else last_gradient_ops(made)
+        spec = DataParallel(
+            zero=options.zero,
+            buckets=costs.buckets,
+            triggers=_moved(triggers, made, program),
+            blocking=options.blocking_reductions,
+            reduce=reduces,
+            gather=gathers,
+        )
+        graph = add_data_parallel(graph, spec)
+    return add_barrier(graph) if steps and options.synchronous else graph
+
+
+def last_gradient_ops(program: Program) -> NDArray[np.int64]:
+    """The last B or W of every stage on every rank that holds it, shape (P, S); -1 elsewhere."""
+    table = np.full((program.ranks, program.placement.stages), -1, np.int64)
+    nodes = np.flatnonzero(np.isin(program.kind, (Kind.B, Kind.W)))
+    table[program.rank[nodes], program.stage[nodes]] = nodes
+    return table
+
+
+def _moved(nodes: NDArray[np.int64], before: Program, after: Program) -> NDArray[np.int64]:
+    """Numbers of compute ops after other ops were inserted; -1 stays -1."""
+    if len(before) == len(after):
+        return nodes
+    compute = np.flatnonzero(after.kind <= Kind.B)
+    return np.where(nodes >= 0, compute[nodes], -1)

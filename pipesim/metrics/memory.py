@@ -1,0 +1,109 @@
+"""Memory of every rank over the step: what is resident, what comes and goes, and when it peaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.costs.costs import Costs
+from pipesim.ir.graph import OpGraph
+from pipesim.ir.op import Kind, is_any
+from pipesim.ir.timeline import PICOSECONDS, Timeline
+from pipesim.lowering.memory import MemoryEffects
+
+Bytes = NDArray[np.float64]
+BUFFERS_PER_RANK = 2
+"""Gathered stages that fully sharded data parallelism holds at a time (`pipesim.lowering.data_parallel`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """Bytes that a rank holds throughout the step, each of shape (P,)."""
+
+    weights: Bytes
+    gradients: Bytes
+    optimizer: Bytes
+    buffers: Bytes
+
+    @property
+    def total(self) -> Bytes:
+        """Sum of the four."""
+        return self.weights + self.gradients + self.optimizer + self.buffers
+
+
+@dataclass(frozen=True, eq=False)
+class Peak:
+    """Per rank, shape (P,): largest memory, when (picoseconds) and at which node it is reached first."""
+
+    bytes: Bytes
+    activations: Bytes
+    at: NDArray[np.int64]
+    node: NDArray[np.int64]
+
+
+def resident(graph: OpGraph, costs: Costs) -> Resident:
+    """Weights, gradients and optimizer state of all stages that a rank holds, on any route."""
+    holds, sizes = graph.placement.holds.astype(np.float64), costs.sizes
+    gathered = (holds * sizes.unsharded).max(axis=1, initial=0.0)
+    return Resident(
+        weights=holds @ sizes.weights,
+        gradients=holds @ sizes.gradients,
+        optimizer=holds @ sizes.optimizer,
+        buffers=costs.buffers_bytes + BUFFERS_PER_RANK * gathered,
+    )
+
+
+def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:
+    """Peak of every rank; an op takes its bytes before it runs and gives its bytes back after."""
+    starts, ranks = timeline.graph.starts, timeline.graph.ranks
+    activations, at, node = np.zeros(ranks), np.zeros(ranks, np.int64), np.full(ranks, -1)
+    for rank in range(ranks):
+        first, last = int(starts[rank]), int(starts[rank + 1])
+        if first == last:
+            continue
+        level = during(effects, first, last)
+        top = int(level.argmax())
+        activations[rank], at[rank], node[rank] = level[top], timeline.start[first + top], first + top
+    return Peak(fixed.total + activations, activations, at, node)
+
+
+def during(effects: MemoryEffects, first: int, last: int) -> Bytes:
+    """Activation bytes held while each of a rank's ops runs, in program order."""
+    takes, gives = effects.takes[first:last], effects.gives[first:last]
+    level: Bytes = np.cumsum(takes - gives) + gives
+    return level
+
+
+def curve(timeline: Timeline, effects: MemoryEffects, rank: int) -> tuple[NDArray[np.float64], Bytes]:
+    """Activation bytes of a rank as a step curve: times in seconds and the level from each time on."""
+    first, last = int(timeline.graph.starts[rank]), int(timeline.graph.starts[rank + 1])
+    moments = np.stack([timeline.start[first:last], timeline.end[first:last]], axis=1).ravel()
+    change = np.stack([effects.takes[first:last], -effects.gives[first:last]], axis=1).ravel()
+    level = np.cumsum(change)
+    keep = np.append(moments[1:] != moments[:-1], True)
+    return moments[keep] / PICOSECONDS, level[keep]
+
+
+def in_flight(graph: OpGraph) -> Bytes:
+    """Largest number of (stage, micro-batch) activations held at once, in units of a rank's share, shape (P,).
+
+    Counted from F's start until W's (or B's) end.
+    """
+    count, starts = graph.compute_nodes, graph.starts[: graph.ranks + 1]
+    takes = (graph.kind[:count] == Kind.F).astype(np.int8)
+    gives = is_any(graph.kind[:count], (Kind.W, Kind.B)).astype(np.int8)
+    first = np.flatnonzero(graph.paired[:count])
+    takes[first] += takes[first + 1]
+    takes[first + 1] = 0
+    gives[first + 1] += gives[first]
+    gives[first] = 0
+    level = np.cumsum(takes - gives, dtype=np.int32)
+    before = np.concatenate([[0], level])[starts[:-1]]
+    level += gives
+    some = np.flatnonzero(np.diff(starts))
+    most = np.zeros(graph.ranks)
+    if len(some):
+        most[some] = np.maximum.reduceat(level, starts[some]) - before[some]
+    return most / graph.placement.chunks

@@ -1,0 +1,67 @@
+"""Micro-batch numbers inside boxes, drawn as glyph outlines: one artist for thousands of them, in any format."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+from numpy.typing import NDArray
+
+from pipesim.report.boxes import Boxes
+
+Floats = NDArray[np.float64]
+
+LARGEST, SMALLEST = 9.0, 4.5
+"""Font sizes in points."""
+
+PADDING = 2.4
+"""Points left free beside a number, both sides together."""
+
+ENOUGH = 0.9
+"""Share of a kind's numbers that must fit for any of them to be drawn: single digits alone would mislead."""
+
+_FONT = FontProperties(family="DejaVu Sans")
+"""Comes with Matplotlib, so that pictures are alike everywhere; its digits are all equally wide."""
+
+
+@cache
+def glyphs(text: str) -> TextPath:
+    """The outline of a number at size 1, centred on the origin."""
+    outline = TextPath((0, 0), text, size=1, prop=_FONT)
+    box = outline.get_extents()
+    digit_height = TextPath((0, 0), "0", size=1, prop=_FONT).get_extents().height
+    return TextPath((-(box.x0 + box.width / 2), -digit_height / 2), text, size=1, prop=_FONT)
+
+
+def text_size(text: str) -> tuple[float, float]:
+    """Width and height of a number at font size 1, as drawn."""
+    box = glyphs(text).get_extents()
+    return float(box.width), float(box.height)
+
+
+def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Every box's font size, and which boxes carry their number; ``width`` and ``height`` in points.
+
+    One size for all boxes of about one height: the largest at which nearly all their numbers fit.
+    """
+    size, fits = np.full(len(boxes), SMALLEST), np.zeros(len(boxes), bool)
+    asking = boxes.label >= 0
+    if not asking.any():
+        return size, fits
+    outlines = np.array([text_size(str(n)) for n in range(int(boxes.label.max()) + 1)])
+    text = outlines[np.maximum(boxes.label, 0)]
+    limit = np.minimum((width - PADDING) / text[:, 0], (height - PADDING) / text[:, 1])
+    whole = height > 0.7 * height[asking].max()
+    for group in (asking & whole, asking & ~whole):
+        if group.any():
+            size[group] = np.clip(np.quantile(limit[group], 0.05), SMALLEST, LARGEST)
+            fits[group] = _legible(boxes.style[group], (limit >= size)[group])
+    return size, fits
+
+
+def _legible(style: NDArray[np.int64], fits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Take back the numbers of kinds of which not enough fit."""
+    enough = np.bincount(style, fits) >= ENOUGH * np.bincount(style)
+    return np.asarray(fits & enough[style], np.bool_)

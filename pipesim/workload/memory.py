@@ -1,0 +1,208 @@
+"""Bytes per GPU: the activations that a forward leaves for its backward, and the state of weights.
+
+Activations follow Korthikanti et al. 2022 (arXiv 2205.05198), section 4, term by term, extended to grouped
+queries, gated MLPs, experts, latent attention and FlashAttention. For GPT in half precision they are
+exactly s b h (34 + 5 a s / h), with tensor parallelism s b h (10 + 24/t + 5 a s / (h t)), with sequence
+parallelism all of it / t, with selective recomputation without the 5 a s / h, with full recomputation 2 s b
+h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
+from pipesim.workload.model import Model
+from pipesim.workload.shard import Shard
+from pipesim.workload.training import Training
+
+LayerBytes = Callable[[Model, bool, Training, Shard], float]
+
+_MASK = 1
+_STATISTICS = 4
+_TOKEN_ID = 8
+_MASTER = {"bf16": 4, "fp16": 4, "fp8": 4, "fp32": 0}
+MOMENT_BYTES = {"adam": 8, "adam-bf16": 4, "momentum": 4, "sgd": 0}
+
+
+def tokens(model: Model, training: Training, shard: Shard) -> float:
+    """Tokens of one micro-batch that one tensor-parallel group works on."""
+    return training.micro_batch * model.sequence / shard.context
+
+
+def layer_activations(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+    """Bytes that one layer's forward keeps for one micro-batch, after what recomputation saves."""
+    if training.recompute == "full":
+        return layer_input(model, training, shard)
+    stored = layer_working_set(model, mixture, training, shard)
+    if training.recompute == "selective":
+        stored -= attention_core(model, training, shard)
+    return stored
+
+
+def layer_input(model: Model, training: Training, shard: Shard) -> float:
+    """The layer's input alone: 2 s b h, divided by sequence parallelism."""
+    return training.element_bytes * tokens(model, training, shard) * model.hidden / shard.sequence_ways
+
+
+def layer_working_set(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+    """Bytes of everything that one layer's backward reads when nothing is recomputed."""
+    feed_forward = _mixture if mixture else _dense
+    residual = layer_input(model, training, shard)
+    mask = _MASK * residual / training.element_bytes if model.dropout else 0.0
+    return (
+        2 * residual  # inputs of the two norms
+        + 2 * residual  # outputs of the two norms, read by QKV and by the MLP
+        + 2 * mask
+        + _attention(model, training, shard)
+        + attention_core(model, training, shard)
+        + feed_forward(model, training, shard)
+    )
+
+
+def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+    """Bytes that one layer's backward works in at its widest.
+
+    Gradients around the feed-forward block, with sequence parallelism the gathered input and its gradient,
+    and the gradient of the largest matrix, which autograd allocates in the weights' precision even where the
+    product adds to the accumulated gradient itself (megatron/core/tensor_parallel/layers.py).
+    """
+    width = model.moe.ffn * model.moe.top_k if mixture and model.moe else model.ffn
+    features = _hidden_features(model, width) / shard.tensor
+    gathered = 2 * model.hidden if shard.sequence_parallel else model.hidden
+    largest = max(matrix.inputs * matrix.outputs for matrix in layer_matrices(model, mixture)) / shard.tensor
+    return training.element_bytes * (tokens(model, training, shard) * (features + gathered) + largest)
+
+
+def logits(model: Model, training: Training, shard: Shard) -> float:
+    """Bytes of the logits, or of their gradient, in the weights' precision."""
+    return training.element_bytes * tokens(model, training, shard) * model.vocab / shard.tensor
+
+
+def head_transient(model: Model, training: Training, shard: Shard) -> float:
+    """Bytes that the head's backward works in: gradients of logits and projection, as precise as weights."""
+    if model.head == "none":
+        return 0.0
+    projection = training.element_bytes * model.hidden * model.vocab / shard.tensor
+    return logits(model, training, shard) + projection
+
+
+def _attention(model: Model, training: Training, shard: Shard) -> float:
+    """Queries, keys, values and the input of the output projection: 8 s b h in GPT; latents in MLA."""
+    groups = max(model.kv_heads / shard.tensor, 1.0)
+    heads = model.heads / shard.tensor
+    if model.mla:
+        groups = heads
+    features = heads * (model.query_key_dim + model.value_dim)
+    features += groups * (model.query_key_dim + model.value_dim)
+    if model.mla:  # each latent before and after its norm; the rotary part of the keys once
+        latents = 2 * (model.mla.query_rank + model.mla.kv_rank) + model.mla.rope
+        features += latents / shard.sequence_ways
+    return training.element_bytes * tokens(model, training, shard) * features
+
+
+def attention_core(model: Model, training: Training, shard: Shard) -> float:
+    """What selective recomputation saves: softmax output, dropout mask and output (5 a s^2 b), or with
+    FlashAttention one fp32 statistic per query and head, which nothing saves.
+    """
+    heads = model.heads / shard.tensor
+    rows = tokens(model, training, shard) * heads
+    if training.flash_attention:
+        return _STATISTICS * rows if training.recompute != "selective" else 0.0
+    per_score = training.element_bytes + ((_MASK + training.element_bytes) if model.dropout else 0)
+    return per_score * rows * model.sequence
+
+
+def _dense(model: Model, training: Training, shard: Shard) -> float:
+    """Input and output of the activation function (both inputs when gated): 16 s b h in GPT."""
+    features = _hidden_features(model, model.ffn) / shard.tensor
+    return training.element_bytes * tokens(model, training, shard) * features
+
+
+def _mixture(model: Model, training: Training, shard: Shard) -> float:
+    """Router scores in fp32, copies of tokens sent to experts, their activations; shared experts."""
+    assert model.moe is not None
+    visits = tokens(model, training, shard) * shard.expert_tensor / shard.tensor * model.moe.top_k
+    routed = visits * (model.hidden + _hidden_features(model, model.moe.ffn) / shard.expert_tensor)
+    shared = tokens(model, training, shard) * _hidden_features(model, model.moe.shared_ffn) / shard.tensor
+    router = 4 * tokens(model, training, shard) / shard.sequence_ways * model.moe.experts
+    return router + training.element_bytes * (routed + shared)
+
+
+def _hidden_features(model: Model, width: int) -> int:
+    return width * (3 if model.gated_mlp else 2)
+
+
+def weight_grad_activations(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+    """Bytes that W of one layer still needs after I: each matrix's input and its output's gradient.
+
+    32 s b h in GPT (Qi et al. 2024, arXiv 2401.10241, section 3).
+    """
+    count = tokens(model, training, shard)
+    features = sum(_kept_features(matrix, shard) for matrix in layer_matrices(model, mixture))
+    return training.element_bytes * count * features
+
+
+def _kept_features(matrix: Matrix, shard: Shard) -> float:
+    """Elements per token of a matrix's input (unless counted before) and its output's gradient."""
+    if matrix.copies > 1:
+        share, ways, whole = matrix.active * shard.expert_tensor / shard.tensor, shard.expert_tensor, 1
+    else:
+        share, ways, whole = 1.0, shard.tensor, shard.sequence_ways
+    inputs = 0.0 if matrix.shared_input else matrix.inputs / (ways if matrix.split == "row" else whole)
+    outputs = matrix.outputs / (ways if matrix.split == "column" else whole)
+    return share * (inputs + outputs)
+
+
+def embedding_activations(model: Model, training: Training, shard: Shard) -> float:
+    """Token ids and the dropout mask (NVIDIA/Megatron-LM:megatron/training/theoretical_memory_usage.py)."""
+    count = tokens(model, training, shard)
+    mask = _MASK * count * model.hidden / shard.sequence_ways if model.dropout else 0.0
+    return _TOKEN_ID * count + mask
+
+
+def head_activations(model: Model, training: Training, shard: Shard) -> float:
+    """Input of the final norm, input of the projection and fp32 logits: 4 s b h (1 + V/h) / t
+    (arXiv 2205.05198, section 4.3), and BERT's transform before them.
+    """
+    if model.head == "none":
+        return 0.0
+    count = tokens(model, training, shard)
+    inputs = (len(head_matrices(model)) + 1) * layer_input(model, training, shard)
+    return inputs + 4 * count * model.vocab / shard.tensor
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    """Resident bytes of one GPU."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+    def __add__(self, other: StateBytes) -> StateBytes:
+        return StateBytes(
+            self.weights + other.weights, self.gradients + other.gradients, self.optimizer + other.optimizer
+        )
+
+
+def bytes_per_parameter(training: Training) -> StateBytes:
+    """Unsharded bytes per parameter: 18 for Adam in bf16 with fp32 gradients, 16 with half ones or in fp32.
+
+    Weights and gradients as `Training` says, an fp32 master copy unless the weights are fp32 themselves,
+    and the optimizer's moments (NVIDIA/Megatron-LM, documentation of the distributed optimizer; Korthikanti
+    et al. 2022, Figure 1, whose bars are 18 bytes per parameter).
+    """
+    optimizer = _MASTER[training.precision] + MOMENT_BYTES[training.optimizer]
+    return StateBytes(training.element_bytes, training.gradient_bytes, optimizer)
+
+
+def state_bytes(parameters: float, training: Training, ways: int) -> StateBytes:
+    """State of ``parameters`` held by a GPU, sharded by ZeRO over ``ways`` replicas (6 + 12/D at stage 1)."""
+    each = bytes_per_parameter(training)
+    return StateBytes(
+        parameters * each.weights / (ways if training.zero >= 3 else 1),
+        parameters * each.gradients / (ways if training.zero >= 2 else 1),
+        parameters * each.optimizer / (ways if training.zero >= 1 else 1),
+    )

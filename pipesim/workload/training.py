@@ -1,0 +1,77 @@
+"""How a model is trained: batch, precision, recomputation, sharding of state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipesim.errors import ConfigError, Problem, nearest
+
+PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
+RECOMPUTES = ("none", "selective", "full")
+OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training step.
+
+    ``micro_batch`` and ``global_batch`` count sequences. ``precision`` is that of the matrix products; with
+    ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
+    attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
+    al. 2022, arXiv 2205.05198, section 5). ``zero`` shards over data-parallel ranks: 1 optimizer state, 2
+    and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in fp32, ``half`` in
+    the precision of the weights. ``flash_attention`` False means separate kernels with the scores in
+    memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
+    tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
+    runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
+    ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM
+    since 2022); otherwise a kernel of its own adds each micro-batch's gradient.
+
+    Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
+    """
+
+    micro_batch: int = 1
+    global_batch: int = 1
+    precision: str = "bf16"
+    recompute: str = "none"
+    zero: int = 0
+    optimizer: str = "adam"
+    sequence_parallel: bool = False
+    flash_attention: bool = True
+    gradients: str = "fp32"
+    scatter_gather: bool = True
+    launch_floor: bool = True
+    fused_gradients: bool = True
+
+    def __post_init__(self) -> None:
+        problems = [
+            *_choice("precision", self.precision, PRECISIONS),
+            *_choice("recompute", self.recompute, RECOMPUTES),
+            *_choice("optimizer", self.optimizer, OPTIMIZERS),
+            *_choice("gradients", self.gradients, ("fp32", "half")),
+        ]
+        if self.zero not in (0, 1, 2, 3):
+            problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))
+        for field in ("micro_batch", "global_batch"):
+            if getattr(self, field) < 1:
+                allowed = "a whole number of at least 1"
+                problems.append(Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed))
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one stored weight, activation or message element."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of one accumulated and reduced gradient element."""
+        return 4 if self.gradients == "fp32" else self.element_bytes
+
+
+def _choice(field: str, value: str, allowed: tuple[str, ...]) -> list[Problem]:
+    if value in allowed:
+        return []
+    close = nearest(str(value), allowed)
+    return [Problem(f"training.{field}", "unknown", repr(value), ", ".join(allowed), close)]

@@ -1,0 +1,129 @@
+"""Hops between pipeline ranks: which link, how fast, which port."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipesim.costs.collectives import Collectives
+from pipesim.costs.links import crosses_nodes, describe_hop, hop_table, pipeline_hops
+from pipesim.hardware import Group, Layout, build_cluster
+
+small = st.integers(1, 4)
+orders = st.permutations(["tp", "cp", "dp", "pp"]).map("-".join)
+
+
+def cluster(nodes: int = 4, **options):
+    return build_cluster("a100-sxm-80gb", nodes=nodes, **options)
+
+
+def test_eight_stages_of_one_gpu_share_a_node():
+    links = [hop.link for hop in hop_table(cluster(2), Layout(16))]
+    assert links == ["nvlink3"] * 7 + ["infiniband-hdr"] + ["nvlink3"] * 7 + ["infiniband-hdr"]
+
+
+def test_stages_of_a_whole_node_meet_over_the_network():
+    hop = hop_table(cluster(), Layout(4, tensor=8), sequence_parallel=True)[0]
+    assert describe_hop(hop) == "rank 0 -> 1 over infiniband-hdr: 30.0 us + 188 GB/s"
+
+
+def test_with_sequence_parallelism_each_gpu_sends_its_part_over_its_own_card():
+    hops = pipeline_hops(cluster(), Layout(4, tensor=8), sequence_parallel=True)
+    assert hops.seconds_per_byte[0, 1] == pytest.approx(1 / (8 * 23.5e9), rel=1e-12)
+    assert hops.latency_s[0, 1] == 30e-6
+
+
+def test_without_scatter_gather_every_gpu_sends_the_whole_message():
+    hops = pipeline_hops(cluster(), Layout(4, tensor=8), scatter_gather=False)
+    assert hops.seconds_per_byte[0, 1] == pytest.approx(1 / 23.5e9, rel=1e-12)
+
+
+def test_scatter_gather_adds_an_all_gather_among_the_receivers():
+    latency_s, seconds_per_byte = Collectives(cluster()).linear("all_gather", Group(8, 1, 8))
+    hops = pipeline_hops(cluster(), Layout(4, tensor=8))
+    assert hops.latency_s[0, 1] == pytest.approx(30e-6 + latency_s, rel=1e-12)
+    assert hops.seconds_per_byte[0, 1] == pytest.approx(1 / (8 * 23.5e9) + seconds_per_byte, rel=1e-12)
+
+
+def test_without_tensor_parallelism_the_options_make_no_difference():
+    plain = pipeline_hops(cluster(), Layout(16), scatter_gather=False)
+    for options in ({"scatter_gather": True}, {"sequence_parallel": True}):
+        hops = pipeline_hops(cluster(), Layout(16), **options)
+        assert np.array_equal(hops.seconds_per_byte, plain.seconds_per_byte)
+
+
+@pytest.mark.parametrize(
+    ("cards", "layout", "cards_each"),
+    [
+        (8, Layout(16), 1.0),
+        (4, Layout(16), 1.0),  # one GPU of the node sends: a whole card
+        (4, Layout(4, tensor=8), 4 / 8),  # eight send
+        (4, Layout(4, data=8), 4 / 8),  # eight replicas send at the same time
+        (4, Layout(8, tensor=4), 4 / 8),  # four GPUs with the two cards next to them
+        (1, Layout(8, tensor=4), 1 / 4),
+    ],
+)
+def test_gpus_that_send_at_once_share_the_cards(cards, layout, cards_each):
+    hops = pipeline_hops(cluster(nics_per_node=cards), layout, scatter_gather=False)
+    crossing = crosses_nodes(layout)
+    assert np.unique(hops.seconds_per_byte[crossing]) == pytest.approx([1 / (cards_each * 23.5e9)], rel=1e-12)
+
+
+def test_ranks_of_one_node_that_share_a_card_share_its_port():
+    hops = pipeline_hops(cluster(2, nics_per_node=4), Layout(16))
+    to_node_1, inside = hops.send_port[:8, 12], hops.send_port[np.arange(7), np.arange(1, 8)]
+    assert len(set(to_node_1)) == 4
+    assert to_node_1[0] == to_node_1[1] != to_node_1[2]
+    assert len(set(inside)) == 7
+
+
+def test_a_rank_sends_and_receives_on_different_ports_of_each_link():
+    hops = pipeline_hops(cluster(2), Layout(16))
+    ports = [hops.send_port[1, 2], hops.send_port[1, 9], hops.receive_port[2, 1], hops.receive_port[9, 1]]
+    assert len(set(ports)) == 4
+    assert hops.send_port[1, 2] == hops.send_port[1, 3]
+
+
+def test_a_rank_does_not_send_to_itself():
+    hops = pipeline_hops(cluster(), Layout(8, tensor=2))
+    for matrix, nothing in (
+        (hops.latency_s, 0),
+        (hops.seconds_per_byte, 0),
+        (hops.send_port, -1),
+        (hops.receive_port, -1),
+    ):
+        assert (np.diagonal(matrix) == nothing).all()
+    assert hop_table(cluster(), Layout(1)) == []
+
+
+def test_a_layout_for_other_nodes_is_refused():
+    with pytest.raises(ValueError, match="layout has 4 GPUs per node, cluster 8"):
+        pipeline_hops(cluster(), Layout(4, gpus_per_node=4))
+
+
+def test_six_gpus_per_stage_cross_in_some_replica_so_the_hop_crosses():
+    # GPU 0 and 6 share a node, GPU 2 and 8 do not: the slowest replica counts.
+    assert crosses_nodes(Layout(4, data=6))[0, 1]
+
+
+@given(small, small, small, small, orders, st.integers(1, 9))
+def test_crossing_is_what_comparing_all_gpus_gives(pipeline, tensor, data, context, order, per_node):
+    layout = Layout(pipeline, tensor, data, context, 1, per_node, order)
+    nodes = layout.gpus().reshape(pipeline, -1) // per_node
+    expected = (nodes[:, None, :] != nodes[None, :, :]).any(axis=2)
+    assert np.array_equal(crosses_nodes(layout), expected)
+
+
+@given(small, small, small, small, orders)
+def test_hops_cost_the_same_both_ways(pipeline, tensor, data, context, order):
+    hops = pipeline_hops(cluster(64), Layout(pipeline, tensor, data, context, order=order))
+    assert np.array_equal(hops.seconds_per_byte, hops.seconds_per_byte.T)
+    assert (hops.seconds_per_byte[~np.eye(pipeline, dtype=bool)] > 0).all()
+
+
+def test_512_ranks_of_64_gpus_are_placed_at_once():
+    hops = pipeline_hops(cluster(4096), Layout(512, tensor=8, data=8))
+    assert hops.latency_s.shape == (512, 512)
+    assert hops.send_port.dtype == np.int32

@@ -1,0 +1,53 @@
+"""Layers are cut into stages without losing any, or the error says what would do."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipesim.errors import ConfigError
+from pipesim.workload.partition import layer_ranges, partition
+
+
+def test_layers_that_divide_are_spread_evenly():
+    assert partition(96, 8) == (12,) * 8
+
+
+def test_llama_405b_is_one_layer_short_at_both_ends():
+    assert partition(126, 16) == (7, *(8,) * 14, 7)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"), [(7, (2, 2, 2, 1)), (6, (1, 2, 2, 1)), (5, (1, 2, 1, 1)), (4, (1, 1, 1, 1))]
+)
+def test_the_last_stage_is_short_first_then_the_first(layers, expected):
+    assert partition(layers, 4) == expected
+
+
+@given(st.integers(1, 200), st.data())
+def test_no_layer_is_lost_and_stages_differ_by_at_most_one(layers, data):
+    stages = data.draw(st.integers(1, layers))
+    counts = partition(layers, stages)
+    assert sum(counts) == layers
+    assert len(counts) == stages
+    assert max(counts) - min(counts) <= 1
+
+
+def test_ranges_are_consecutive():
+    assert layer_ranges((2, 0, 3)) == (range(0, 2), range(2, 2), range(2, 5))
+
+
+def test_an_explicit_partition_is_kept():
+    assert partition(10, 4, [1, 4, 4, 1]) == (1, 4, 4, 1)
+
+
+def test_more_stages_than_layers_are_refused_with_the_largest_number_that_would_do():
+    with pytest.raises(ConfigError, match="at most 4 stages"):
+        partition(4, 5)
+
+
+def test_an_explicit_partition_that_does_not_fit_is_refused_with_every_reason():
+    with pytest.raises(ConfigError) as error:
+        partition(10, 3, [4, -1])
+    assert [problem.allowed for problem in error.value.problems] == ["3", "layers per stage, 0 or more", "10"]
