@@ -84,6 +84,8 @@ class Training(Section):
     flash_attention: bool = True
     gradients: Literal["fp32", "half"] = "fp32"
     scatter_gather: bool = True
+    launch_floor: bool = True
+    fused_gradients: bool = True
     partition: Counts | None = None
 
 
