@@ -92,9 +92,10 @@ def in_flight(graph: OpGraph) -> Bytes:
     Counted from F's start until W's (or B's) end.
     """
     count = graph.compute_nodes
-    kind = graph.kind[:count]
-    takes = (kind == Kind.F).astype(np.float64)
-    gives = ((kind == Kind.W) | (kind == Kind.B)).astype(np.float64)
+    kind, weights = graph.kind[:count], graph.placement.activation_weights
+    held = weights[graph.stage[:count]]
+    takes = np.where(kind == Kind.F, held, 0.0)
+    gives = np.where((kind == Kind.W) | (kind == Kind.B), held, 0.0)
     first = np.flatnonzero(graph.paired[:count])
     takes[first] += takes[first + 1]
     takes[first + 1] = 0.0
@@ -103,4 +104,4 @@ def in_flight(graph: OpGraph) -> Bytes:
     effects = MemoryEffects(takes, gives)
     bounds = zip(graph.starts[: graph.ranks], graph.starts[1 : graph.ranks + 1], strict=True)
     most = [during(effects, int(a), int(b)).max(initial=0.0) for a, b in bounds]
-    return np.array(most) / graph.placement.chunks
+    return np.array(most) / (weights.sum() / graph.ranks)
