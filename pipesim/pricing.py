@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
-from pipesim.costs.unit import unit_costs
+from pipesim.costs.unit import Given, unit_costs
 from pipesim.ir.placement import Placement
 from pipesim.metrics.collect import Work
+from pipesim.schedules.base import Schedule
 
 if TYPE_CHECKING:
     from pipesim.config.document import AbstractConfig, ClusterConfig
@@ -30,19 +33,27 @@ class Job:
 
 
 def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:
-    """Costs of the abstract form."""
+    """Costs of the abstract form; a cut divides single numbers among its stages."""
     costs, memory = config.costs, config.memory
+    cut, ranks = placement.cut, placement.ranks
+    given = {name: getattr(costs, name) for name in ("forward", "input_grad", "weight_grad")}
+    given["activation"] = memory.activation
+    if cut is not None:
+        weights = {name: cut.activation if name == "activation" else cut.time for name in given}
+        given = {name: _divided(value, cut.shares(weights[name], ranks)) for name, value in given.items()}
     return unit_costs(
         placement.stages,
-        placement.ranks,
+        ranks,
         chunks=placement.chunks,
-        forward=costs.forward,
-        input_grad=costs.input_grad,
-        weight_grad=costs.weight_grad,
         p2p=costs.p2p,
-        activation=memory.activation,
         weight_grad_share=memory.weight_grad_share,
+        **given,
     )
+
+
+def _divided(value: Given, shares: NDArray[np.float64]) -> Given:
+    """A number divided among stages; a list already is."""
+    return value if isinstance(value, Sequence) else [float(value * share) for share in shares]
 
 
 def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, Work]:
@@ -50,13 +61,15 @@ def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, W
     from pipesim.costs.analytic import analytic_costs, step_work
     from pipesim.workload.partition import partition
 
-    job = job_of(config)
-    layers = partition(job.model.layers, placement.stages, config.training.partition)
+    job, cut = job_of(config), placement.cut
+    layers = partition(job.model.layers, placement.stages, config.training.partition) if cut is None else None
+    ranks = holders(placement) if cut is None else runners(placement)
     costs = analytic_costs(
-        job.model, job.cluster, job.layout, job.training, placement.stages, layers, holders(placement)
+        job.model, job.cluster, job.layout, job.training, placement.stages, layers, ranks, placement.cut
     )
-    costs = replace(costs, gradient_buckets=np.maximum(1, np.array(layers, np.int64)))
-    done = step_work(job.model, job.training)
+    if layers is not None:
+        costs = replace(costs, gradient_buckets=np.maximum(1, np.array(layers, np.int64)))
+    done = step_work(job.model, job.training, cut)
     work = Work(
         samples=done.samples,
         tokens=done.tokens,
@@ -71,6 +84,21 @@ def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, W
 def holders(placement: Placement) -> list[list[int]]:
     """Ranks that hold each stage."""
     return [np.flatnonzero(column).tolist() for column in placement.holds.T]
+
+
+def runners(placement: Placement) -> list[list[int]]:
+    """Ranks that run each stage, on any route."""
+    return [np.unique(column).tolist() for column in placement.rank_of.T]
+
+
+def fitted(config: AbstractConfig | ClusterConfig) -> Schedule:
+    """The config's schedule, set up for the model where there is one.
+
+    Raises:
+        ScheduleError: it cannot be.
+    """
+    schedule = config.schedule.build()
+    return schedule if config.form == "abstract" else schedule.fit(config.build_model().layers)
 
 
 def job_of(config: ClusterConfig) -> Job:
