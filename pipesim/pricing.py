@@ -97,8 +97,10 @@ def fitted(config: AbstractConfig | ClusterConfig) -> Schedule:
     Raises:
         ScheduleError: it cannot be.
     """
+    from pipesim.config.document import ClusterConfig
+
     schedule = config.schedule.build()
-    return schedule if config.form == "abstract" else schedule.fit(config.build_model().layers)
+    return schedule.fit(config.build_model().layers) if isinstance(config, ClusterConfig) else schedule
 
 
 def job_of(config: ClusterConfig) -> Job:

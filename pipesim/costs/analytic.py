@@ -98,9 +98,7 @@ class _Priced:
     message_bytes: float | NDArray[np.float64]
 
 
-def _layers(
-    prices: LayerCosts, layers_per_stage: Sequence[int] | None, ranks: Sequence[Sequence[int]]
-) -> _Priced:
+def _layers(prices: LayerCosts, layers_per_stage: Sequence[int] | None, ranks: Sequence[Sequence[int]]) -> _Priced:
     """Stages of whole layers."""
     counts = partition(prices.model.layers, len(ranks), layers_per_stage)
     built = build_stages(prices.model, counts, ranks)

@@ -57,4 +57,4 @@ class Cut:
 
     def shares(self, weights: NDArray[np.float64], ranks: int) -> NDArray[np.float64]:
         """Each stage's part of one rank's whole share by such weights, shape (S,)."""
-        return weights * (ranks / weights.sum())
+        return weights * (ranks / float(weights.sum()))

@@ -31,9 +31,7 @@ class Placement:
     cut: Cut | None = None
 
     @classmethod
-    def of(
-        cls, ranks: int, rank_of: ArrayLike, weighted: ArrayLike | None = None, cut: Cut | None = None
-    ) -> Placement:
+    def of(cls, ranks: int, rank_of: ArrayLike, weighted: ArrayLike | None = None, cut: Cut | None = None) -> Placement:
         """A placement from any (routes, stages) table; a single row may be given flat."""
         table = np.atleast_2d(np.asarray(rank_of, dtype=np.int32))
         has_weights = np.ones(table.shape[1], bool) if weighted is None else np.asarray(weighted, bool)

@@ -104,4 +104,5 @@ def in_flight(graph: OpGraph) -> Bytes:
     effects = MemoryEffects(takes, gives)
     bounds = zip(graph.starts[: graph.ranks], graph.starts[1 : graph.ranks + 1], strict=True)
     most = [during(effects, int(a), int(b)).max(initial=0.0) for a, b in bounds]
-    return np.array(most) / (weights.sum() / graph.ranks)
+    share = float(weights.sum()) / graph.ranks
+    return np.array(most) / share

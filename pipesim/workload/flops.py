@@ -88,8 +88,5 @@ def step_flops(
     repeats, instead of what ``recompute`` says.
     """
     once = (1 + _BACKWARD) * forward_flops(model)
-    if repeated is None:
-        again = recomputed_flops(model, recompute, flash_attention)
-    else:
-        again = repeated_flops(model, repeated)
+    again = recomputed_flops(model, recompute, flash_attention) if repeated is None else repeated_flops(model, repeated)
     return StepFlops(float(samples * once), float(samples * (once + again)))

@@ -90,9 +90,10 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
 def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard, mlp_chunks: int = 1) -> float:
     """Bytes that one layer's backward works in at its widest.
 
-    Gradients around the feed-forward block (of one of ``mlp_chunks`` pieces of the sequence at a time), with sequence parallelism the gathered input and its gradient, and
-    the gradient of the largest matrix, which autograd allocates in the weights' precision even where the
-    product adds to the accumulated gradient itself (megatron/core/tensor_parallel/layers.py).
+    Gradients around the feed-forward block (of one of ``mlp_chunks`` pieces of the sequence at a time), with
+    sequence parallelism the gathered input and its gradient, and the gradient of the largest matrix, which
+    autograd allocates in the weights' precision even where the product adds to the accumulated gradient itself
+    (megatron/core/tensor_parallel/layers.py).
     """
     width = model.moe.ffn * model.moe.top_k if mixture and model.moe else model.ffn
     features = _hidden_features(model, width) / shard.tensor / mlp_chunks
