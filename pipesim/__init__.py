@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pipesim.api import load, plan, program, simulate
     from pipesim.result import Result
     from pipesim.schedules import schedule
+    from pipesim.study.advice import advise
+    from pipesim.study.compare import compare
 
 __version__ = "0.1.0"
 
@@ -23,11 +25,13 @@ _HOME = {
     "plan": "pipesim.api",
     "program": "pipesim.api",
     "simulate": "pipesim.api",
+    "compare": "pipesim.study.compare",
+    "advise": "pipesim.study.advice",
     "Result": "pipesim.result",
     "schedule": "pipesim.schedules",
 }
 
-__all__ = ["Result", "__version__", "load", "plan", "program", "schedule", "simulate"]
+__all__ = ["Result", "__version__", "advise", "compare", "load", "plan", "program", "schedule", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

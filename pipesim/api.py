@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,9 +93,8 @@ def plan(config: Config | Source) -> Plan:
 def _costs(config: Config, placement: Placement) -> tuple[Costs, Work | None]:
     from pipesim import pricing
 
-    if config.form == "abstract":
-        return pricing.abstract_costs(config, placement), None
-    return pricing.cluster_costs(config, placement)
+    costs, work = pricing.costs_of(config, placement)
+    return replace(costs, pair_factor=config.simulation.pair_factor), work
 
 
 def program(config: Config | Source) -> Program:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipesim.costs.costs import Costs
-from pipesim.ir.timeline import Timeline
+from pipesim.ir.timeline import PICOSECONDS, Timeline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,14 +43,37 @@ class Result:
         return memory_frame(self.raw, self.costs)
 
     @property
+    def is_abstract(self) -> bool:
+        """Whether costs are bare numbers, with no hardware in sight."""
+        return self.metrics["memory"]["capacity_bytes"] is None
+
+    @property
     def fits(self) -> bool:
         """Whether every rank stays within its memory; True where no capacity is known."""
         return self.metrics["memory"]["fits"] is not False
 
+    @property
+    def critical_path(self) -> list[tuple[int, float, float]]:
+        """Ops on the critical path in order of time: rank, start and end in seconds."""
+        from pipesim.metrics.critical import P2P, critical_path
+
+        rank = self.raw.graph.rank
+        steps = (s for s in critical_path(self.raw) if s.what != P2P and rank[s.node] >= 0)
+        return [(int(rank[s.node]), s.start / PICOSECONDS, s.end / PICOSECONDS) for s in steps]
+
     def gantt(self, ax: Axes | None = None, **options: Any) -> Axes:
-        """Gantt chart of the ranks; options as in `pipesim.report.gantt.gantt`."""
+        """Gantt chart of the ranks; options as in `pipesim.report.gantt.gantt`.
+
+        ``memory=True`` draws memory underneath, ``critical_path=True`` marks the critical path.
+        """
         from pipesim.report.gantt import gantt
 
+        if options.get("memory") is True:
+            options |= {"memory": self.memory, "capacity_bytes": self.metrics["memory"]["capacity_bytes"]}
+        if options.get("critical_path") is True:
+            options["critical_path"] = self.critical_path
+        options.setdefault("time_unit", "unit" if self.is_abstract else None)
+        options.setdefault("memory_unit", "unit" if self.is_abstract else None)
         return gantt(self.timeline, ax, **options)
 
     def memory_plot(self, ax: Axes | None = None, **options: Any) -> Axes:
@@ -58,6 +81,8 @@ class Result:
         from pipesim.report.memory import memory_plot
 
         options.setdefault("capacity_bytes", self.metrics["memory"]["capacity_bytes"])
+        options.setdefault("time_unit", "unit" if self.is_abstract else None)
+        options.setdefault("memory_unit", "unit" if self.is_abstract else None)
         return memory_plot(self.memory, ax, **options)
 
     def summary(self) -> str:
@@ -71,15 +96,21 @@ class Result:
         return json.dumps(self.metrics, indent=2, allow_nan=False) + "\n"
 
     def save(self, directory: str | Path) -> list[Path]:
-        """Write result.json, timeline.csv, gantt.svg, gantt.png and memory.png into ``directory``."""
+        """Write result.json, timeline.csv, gantt.svg, gantt.png and memory.png."""
         from pipesim.report.files import save
 
         return save(self, Path(directory))
+
+    def write_trace(self, path: str | Path) -> Path:
+        """Write a Chrome trace (``.json`` or ``.json.gz``) that Perfetto opens."""
+        from pipesim.interop.chrome import write_trace
+
+        return write_trace(self.timeline, self.memory, path)
 
     def __repr__(self) -> str:
         return f"<Result: step {self.metrics['step_time_s']:.6g} s, bubble {self.metrics['bubble_fraction']:.1%}>"
 
     def _repr_html_(self) -> str:
-        from pipesim.report.text import summary_html
+        from pipesim.report.html import summary_html
 
         return summary_html(self.metrics)

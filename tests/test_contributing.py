@@ -23,7 +23,7 @@ def run_page() -> list[tuple[str, str]]:
     for language, code in BLOCKS:
         if language == "text":
             pairs.append((printed, code))
-        elif language == "python" and (file := re.match(r"# (\S+\.py)\n", code)):
+        elif file := re.match(r"# (\S+\.(py|yaml))\n", code):
             Path(file[1]).write_text(code)
         elif language == "python":
             printed = run(code, namespace)
@@ -43,9 +43,9 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 
 def test_a_newcomer_gets_what_the_page_shows(in_empty_folder):
-    """Both schedules of the page can be pasted, run, and print the grids shown."""
+    """Both schedules of the page can be pasted and run, and print what is shown."""
     pairs = run_page()
-    assert len(pairs) == 2
+    assert len(pairs) == 3
     for printed, shown in pairs:
         assert printed == shown
 

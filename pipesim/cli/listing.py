@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipesim.cli.output import print_table, write_json
+from pipesim.cli.output import check_files, print_table, write_json
 
 if TYPE_CHECKING:
     from pipesim.config import Option
@@ -16,6 +16,7 @@ Entry = dict[str, Any]
 
 def schedules(arguments: argparse.Namespace) -> int:
     """List schedules, built-in and registered."""
+    check_files({"--json": arguments.json})
     entries = _schedules()
     if arguments.json:
         write_json({"schedules": entries}, arguments.json)
@@ -76,6 +77,7 @@ def _with_aliases(entry: Entry) -> str:
 
 def hardware(arguments: argparse.Namespace) -> int:
     """List GPUs and links."""
+    check_files({"--json": arguments.json})
     from pipesim import catalog
 
     gpus, links = catalog.load("gpus"), catalog.load("links")
@@ -102,6 +104,7 @@ def _link_row(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 def models(arguments: argparse.Namespace) -> int:
     """List models."""
+    check_files({"--json": arguments.json})
     from pipesim import catalog
 
     entries = catalog.load("models")

@@ -75,6 +75,8 @@ def whole_file(name: str) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, target)
+    except OSError as error:
+        raise OutputError(f"cannot write '{name}': {error.strerror or error}") from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -49,7 +49,7 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
     yield from problems
     model, problems = _model(sections.get("model"), directory)
     yield from problems
-    if "costs" in sections:
+    if sections.get("costs") is not None:
         yield from _profile_file(sections["costs"], directory)
     if parallelism is not None:
         yield from _layout(parallelism)
@@ -136,10 +136,12 @@ def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice
 
 
 def _profile_file(profile: Profile, directory: Path) -> Iterator[Problem]:
-    path = directory / profile.profile
-    if not path.is_file():
-        message = "not a file" if path.exists() else "no such file"
-        yield Problem("costs.profile", message, repr(profile.profile), "a CSV file, relative to the config")
+    try:
+        (directory / profile.profile).open("rb").close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        allowed = "a CSV file, relative to the config"
+        yield Problem("costs.profile", f"cannot be read: {reason}", repr(profile.profile), allowed)
 
 
 def _enough_gpus(cluster: Cluster, parallelism: Parallelism) -> Iterator[Problem]:

@@ -61,7 +61,7 @@ _Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 def _load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str], change: _Change) -> Config:
     if isinstance(source, Mapping):
-        name, directory, data = None, Path(), plain(source)
+        name, directory, data = None, Path(), dict(source)
     else:
         path = Path(source)
         name, directory, data = str(path), path.parent, read_file(path)
@@ -74,8 +74,8 @@ def _load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequenc
 
 
 def _check(data: dict[str, Any], overrides: Sequence[str], directory: Path, change: _Change) -> Config:
-    data, problems = setting.apply(data, overrides)
-    data = change(data)
+    data, problems = setting.apply(plain(data), overrides)
+    data = change(plain(data))
     if "schedule" in data:
         data = {**data, "schedule": relative_to(directory, data["schedule"])}
     kind, form_problems = _form(data)

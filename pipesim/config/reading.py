@@ -191,7 +191,7 @@ def _first_config(path: Path) -> str | None:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Copy Python data into dicts, lists and scalars, so that a config from Python equals one from YAML.
+    """Copy data into dicts with text keys, lists and scalars, so that a config from Python equals one from YAML.
 
     Mappings, sequences, paths and NumPy scalars are accepted; other objects are left for validation to
     refuse by path. Raises ConfigError when nested deeper than MAX_DEPTH, as data that contains itself is.
@@ -199,7 +199,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise ConfigError([Problem("", f"nested too deeply; at most {MAX_DEPTH} levels")])
     if isinstance(value, Mapping):
-        return {key: plain(item, depth + 1) for key, item in value.items()}
+        return {str(key): plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain(item, depth + 1) for item in value]
     if isinstance(value, Path):

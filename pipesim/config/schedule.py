@@ -79,11 +79,12 @@ class ScheduleChoice:
 
 def schedule_options(name: str) -> dict[str, Option]:
     """The options of a schedule by name. Raises ScheduleError for one that is unknown or cannot be loaded."""
+    from pipesim import schedules
+
     cls = _load(name)
     hints = get_type_hints(cls)
-    from pipesim.schedules.base import options
-
-    return {name: _option(name, f, hints[f.name]) for name, f in options(cls).items() if f.init}
+    named = schedules.base.options(cls)
+    return {name: _option(name, f, hints[f.name]) for name, f in named.items() if f.init}
 
 
 def _load(name: str) -> type[BuiltSchedule]:
@@ -165,9 +166,9 @@ def relative_to(directory: Path, value: Any) -> Any:
         return value
     moved = {**value, "name": relative_to(directory, value["name"])}
     with contextlib.suppress(Exception):  # whatever is wrong with the schedule is reported when it is checked
-        for f in schedules.base.options(schedules.get(moved["name"])).values():
-            if f.metadata.get("path") and isinstance(moved.get(f.name), str):
-                moved[f.name] = str(directory / moved[f.name])
+        for key, f in schedules.base.options(schedules.get(moved["name"])).items():
+            if f.metadata.get("path") and isinstance(moved.get(key), str):
+                moved[key] = str(directory / moved[key])
     return moved
 
 

@@ -6,7 +6,7 @@ the catalog), and a stage is the sum of its kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -121,17 +121,16 @@ def _stage_times(prices: LayerCosts, stages: Sequence[Stage]) -> list[LayerTimes
     kinds = {mixture for stage in stages for mixture, _ in stage.kinds}
     layer = {mixture: prices.layer(mixture) for mixture in kinds}
     embedding, head = prices.embedding(), prices.head()
-    times = []
-    for stage in stages:
+
+    def together(stage: Stage) -> LayerTimes:
         total = LayerTimes()
         for mixture, count in stage.kinds:
             total += layer[mixture].times(count)
         if stage.embedding:
             total += embedding
-        if stage.head:
-            total += head
-        times.append(total)
-    return times
+        return total + head if stage.head else total
+
+    return _once(stages, together, _contents)
 
 
 def _times(times: Sequence[LayerTimes], state: StateCosts, stages: Sequence[Stage], tied_s: float) -> StageTimes:
@@ -139,14 +138,16 @@ def _times(times: Sequence[LayerTimes], state: StateCosts, stages: Sequence[Stag
     arrays = {name: _array(phases[name], lambda phase: phase.seconds) for name in _PHASES}
     for name in _PHASES:
         arrays[f"{name}_collective"] = _array(phases[name], lambda phase: phase.collective_s)
-    reduce_grad = _array(stages, state.reduce_seconds)
-    reduce_grad[[0, -1]] += tied_s
-    return StageTimes(
-        **arrays,
-        reduce_grad=reduce_grad,
-        unshard=_array(stages, state.unshard_seconds),
-        optimizer=_array(stages, state.optimizer_seconds),
-    )
+    collective = {
+        name: np.array(_once(stages, seconds, state.like), dtype=np.float64)
+        for name, seconds in (
+            ("reduce_grad", state.reduce_seconds),
+            ("unshard", state.unshard_seconds),
+            ("optimizer", state.optimizer_seconds),
+        )
+    }
+    collective["reduce_grad"][[0, -1]] += tied_s
+    return StageTimes(**arrays, **collective)
 
 
 def _sizes(
@@ -155,21 +156,38 @@ def _sizes(
     stages: Sequence[Stage],
     message_bytes: float | NDArray[np.float64],
 ) -> StageSizes:
-    resident = [state.resident(stage) for stage in stages]
+    resident = _once(stages, state.resident, state.like)
+    kept, needed, returned = (
+        np.array(_once(stages, size, _contents), dtype=np.float64)
+        for size in (activations.kept, activations.for_weight_grad, activations.recomputed)
+    )
     return StageSizes(
         weights=_array(resident, lambda each: each.weights),
         gradients=_array(resident, lambda each: each.gradients),
         optimizer=_array(resident, lambda each: each.optimizer),
-        unsharded=_array(stages, state.unsharded_bytes),
-        activations=_array(stages, activations.kept),
-        weight_grad_activations=_array(stages, activations.for_weight_grad),
-        recomputed=_array(stages, activations.recomputed),
+        unsharded=np.array(_once(stages, state.unsharded_bytes, _contents), dtype=np.float64),
+        activations=kept,
+        weight_grad_activations=needed,
+        recomputed=returned,
         message=np.full(len(stages), message_bytes, np.float64),
     )
 
 
 def _array(items: Sequence[Item], value: Callable[[Item], float]) -> NDArray[np.float64]:
     return np.array([value(item) for item in items], dtype=np.float64)
+
+
+def _once(stages: Sequence[Stage], value: Callable[[Stage], Item], like: Callable[[Stage], Hashable]) -> list[Item]:
+    """``value`` of every stage, worked out once for all stages that are ``like`` each other."""
+    known: dict[Hashable, Item] = {}
+    for stage in stages:
+        if like(stage) not in known:
+            known[like(stage)] = value(stage)
+    return [known[like(stage)] for stage in stages]
+
+
+def _contents(stage: Stage) -> Hashable:
+    return stage.contents
 
 
 def _tied_seconds(model: Model, layout: Layout, state: StateCosts, stages: Sequence[Stage]) -> float:
@@ -185,7 +203,7 @@ def _buffers(activations: StageActivations, layout: Layout, stages: Sequence[Sta
     """Per rank: CUDA context, NCCL, and what a layer's backward works in besides what its forward kept."""
     fixed = CONTEXT_BYTES + (NCCL_BYTES if layout.world_size > 1 else 0.0)
     buffers = np.full(layout.pipeline, fixed)
-    for stage in stages:
-        ranks = list(stage.ranks)
-        buffers[ranks] = np.maximum(buffers[ranks], fixed + activations.transient(stage))
+    for stage, transient in zip(stages, _once(stages, activations.transient, _contents), strict=True):
+        for rank in stage.ranks:
+            buffers[rank] = max(buffers[rank], fixed + transient)
     return buffers

@@ -9,9 +9,10 @@ parallelism).
 from __future__ import annotations
 
 from pipesim.costs.elementwise import Traffic, gather, kernel
-from pipesim.workload.memory import Shard, tokens
+from pipesim.workload.memory import tokens
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import layer_parameters
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 _MASK = 1

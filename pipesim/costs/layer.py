@@ -4,13 +4,14 @@ Each piece is priced op by op: matrix products through the roofline (`gemm.py`),
 (`attention.py`), memory-bound kernels (`kernels.py`) and the communication of tensor, context and expert
 parallelism. Which collective belongs to which phase:
 
-- Tensor parallelism without sequence parallelism: an all-reduce after each row-split matrix in the forward, and
-  after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section 3.2).
-- With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction; the
-  all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
+- Tensor parallelism without sequence parallelism: an all-reduce after each row-split matrix in the forward,
+  and after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section
+  3.2).
+- With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction;
+  the all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
   4.2.2).
-- Context parallelism: keys and values go round a ring during attention, and their gradients too in the backward;
-  only what is longer than the attention it overlaps with is charged.
+- Context parallelism: keys and values go round a ring during attention, and their gradients too in the
+  backward; only what is longer than the attention it overlaps with is charged.
 - Experts: an all-to-all before and one after the experts, in either direction.
 
 None of it overlaps with computation otherwise. Full recomputation repeats the whole forward, communication
@@ -28,11 +29,13 @@ from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, gemm_seconds
 from pipesim.costs.kernels import Kernels
+from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
 from pipesim.hardware.layout import GroupKind
 from pipesim.workload.matrices import Matrix, attention_matrices, feed_forward_matrices, head_matrices
-from pipesim.workload.memory import Shard, layer_input, tokens
+from pipesim.workload.memory import layer_input, tokens
 from pipesim.workload.model import Model
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 # Vocabulary-parallel cross entropy in fp32, bytes per logit
@@ -83,7 +86,10 @@ class LayerTimes:
 
 
 class LayerCosts:
-    """Prices layers, embedding and head of one model under one layout and way of training."""
+    """Prices layers, embedding and head of one model under one layout and way of training.
+
+    Raises ConfigError when the model cannot be cut that way or the GPU lacks the precision.
+    """
 
     def __init__(self, model: Model, cluster: Cluster, layout: Layout, training: Training) -> None:
         self.model, self.layout, self.training = model, layout, training
@@ -93,6 +99,9 @@ class LayerCosts:
             layout.tensor, layout.context, layout.expert, training.sequence_parallel and layout.tensor > 1
         )
         self.tokens = tokens(model, training, self.shard)
+        problems = self.shard.problems(model)
+        if problems:
+            raise ConfigError(problems)
         self.gpu.gemm_fit(training.precision)  # raises ConfigError where the GPU lacks it
 
     def layer(self, mixture: bool = False) -> LayerTimes:

@@ -10,7 +10,7 @@ and residual), 2 b s h, log-sum-exp and the shipped weights at the attention (no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +37,11 @@ class PartStage(Stage):
     """A stage made of pieces, in the order in which a token meets them."""
 
     pieces: tuple[Piece, ...] = ()
+
+    @property
+    def contents(self) -> Hashable:
+        """Its pieces; layers of different kinds differ in time and size."""
+        return self.pieces
 
 
 def build_part_stages(model: Model, cut: Cut, ranks: Sequence[Sequence[int]]) -> list[PartStage]:

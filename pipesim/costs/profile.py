@@ -4,8 +4,8 @@ The file has one row per stage (column ``stage``, 0-based, all of them) or one p
 0-based numbers, and optionally ``embedding`` and ``head``), for one micro-batch on one GPU. Every other
 column is a quantity with its unit:
 
-- times, ``_s``, ``_ms`` or ``_us``: ``forward`` (needed), ``input_grad`` and ``weight_grad`` or ``backward`` (needed;
-  a whole backward is split in halves), ``recompute``, ``optimizer``, ``reduce_grad``, ``unshard``;
+- times, ``_s``, ``_ms`` or ``_us``: ``forward`` (needed), ``input_grad`` and ``weight_grad`` or ``backward``
+  (needed; a whole backward is split in halves), ``recompute``, ``optimizer``, ``reduce_grad``, ``unshard``;
 - sizes, ``_bytes``, ``_kB``, ``_MB``, ``_GB``, ``_KiB``, ``_MiB`` or ``_GiB``: ``activation``,
   ``weight_grad_activation``, ``recomputed``, ``message``, ``weights``, ``gradients``, ``optimizer_state``,
   ``unsharded``.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from pipesim.workload import memory
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import Count, embedding_parameters, head_parameters, layer_parameters
 from pipesim.workload.partition import layer_ranges
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 
@@ -24,6 +25,11 @@ class Stage:
     head: bool
     parameters: Count
     ranks: tuple[int, ...]
+
+    @property
+    def contents(self) -> Hashable:
+        """What decides its times and sizes; stages with the same contents differ only in their ranks."""
+        return self.dense, self.mixture, self.embedding, self.head
 
     @property
     def kinds(self) -> list[tuple[bool, int]]:
@@ -59,7 +65,7 @@ class StageActivations:
 
     model: Model
     training: Training
-    shard: memory.Shard
+    shard: Shard
 
     def kept(self, stage: Stage) -> float:
         """What the forward leaves behind."""

@@ -3,12 +3,15 @@ update."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import elementwise_seconds, kernel
 from pipesim.costs.stages import Stage
 from pipesim.hardware import Cluster, Group, Layout
-from pipesim.workload.memory import MOMENT_BYTES, Shard, StateBytes, state_bytes
+from pipesim.workload.memory import MOMENT_BYTES, StateBytes, state_bytes
 from pipesim.workload.parameters import Count
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 
@@ -25,6 +28,10 @@ class StateCosts:
         self.collectives = Collectives(cluster)
         sequence_parallel = training.sequence_parallel and layout.tensor > 1
         self.shard = Shard(layout.tensor, layout.context, layout.expert, sequence_parallel)
+
+    def like(self, held: Stage) -> Hashable:
+        """Equal for stages with equal contents whose replicas are placed alike."""
+        return held.contents, self._groups(held)
 
     def resident(self, held: Stage) -> StateBytes:
         """Bytes that stay on one GPU, after ZeRO's sharding."""

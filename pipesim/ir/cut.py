@@ -42,19 +42,19 @@ class Cut:
     """What each of S stages is made of, and how its parts are run.
 
     ``time`` and ``activation`` are relative weights of the stages, shape (S,): how a number given for one
-    rank's whole share is divided among stages where no model is known, and how activations in flight are
-    counted. ``repeated``: parts that the backward computes again; None leaves that to the training options.
-    ``deferred``: parts whose forward runs at the start of their backward. ``mlp_chunks``: the feed-forward
-    block works through the sequence in so many pieces.
+    rank's whole share is divided among stages where no model is known, and (in whole numbers) how activations
+    in flight are counted. ``repeated``: parts that the backward computes again; None leaves that to the
+    training options. ``deferred``: parts whose forward runs at the start of their backward. ``mlp_chunks``: the
+    feed-forward block works through the sequence in so many pieces.
     """
 
     pieces: Sequence[tuple[Piece, ...]]
     time: NDArray[np.float64]
-    activation: NDArray[np.float64]
+    activation: NDArray[np.int8]
     repeated: frozenset[Part] | None = None
     deferred: frozenset[Part] = frozenset()
     mlp_chunks: int = 1
 
-    def shares(self, weights: NDArray[np.float64], ranks: int) -> NDArray[np.float64]:
+    def shares(self, weights: NDArray[np.float64] | NDArray[np.int8], ranks: int) -> NDArray[np.float64]:
         """Each stage's part of one rank's whole share by such weights, shape (S,)."""
-        return weights * (ranks / float(weights.sum()))
+        return np.asarray(weights * (ranks / float(weights.sum())), np.float64)

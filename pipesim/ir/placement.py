@@ -53,9 +53,11 @@ class Placement:
         return self.stages / self.ranks
 
     @property
-    def activation_weights(self) -> NDArray[np.float64]:
-        """How much each stage's activations count next to the others', shape (S,): alike without a cut."""
-        return self.cut.activation if self.cut is not None else np.ones(self.stages)
+    def share_activations(self) -> float:
+        """Activations (a stage's of one micro-batch) that make up one rank's whole share: the chunks, or as the cut
+        counts them.
+        """
+        return self.chunks if self.cut is None else int(self.cut.activation.sum()) / self.ranks
 
     @cached_property
     def holds(self) -> NDArray[np.bool_]:

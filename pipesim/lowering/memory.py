@@ -36,8 +36,7 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
     gives[Kind.I] = kept - late
     gives[Kind.W] = late
     count = graph.compute_nodes
-    kind, stage = graph.kind[:count], graph.stage[:count]
-    effects = MemoryEffects(takes[kind, stage], gives[kind, stage])
+    effects = MemoryEffects(graph.lookup(takes)[:count], graph.lookup(gives)[:count])
     if again.any():
         _return_recomputed(graph, again, effects.gives)
     first = np.flatnonzero(graph.paired[:count])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
 from pipesim.ir.graph import OpGraph
-from pipesim.ir.op import Kind
+from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import PICOSECONDS, Timeline
 from pipesim.lowering.memory import MemoryEffects
 
@@ -91,18 +91,22 @@ def in_flight(graph: OpGraph) -> Bytes:
 
     Counted from F's start until W's (or B's) end.
     """
-    count = graph.compute_nodes
-    kind, weights = graph.kind[:count], graph.placement.activation_weights
-    held = weights[graph.stage[:count]]
-    takes = np.where(kind == Kind.F, held, 0.0)
-    gives = np.where((kind == Kind.W) | (kind == Kind.B), held, 0.0)
+    count, starts = graph.compute_nodes, graph.starts[: graph.ranks + 1]
+    takes = (graph.kind[:count] == Kind.F).astype(np.int8)
+    gives = is_any(graph.kind[:count], (Kind.W, Kind.B)).astype(np.int8)
+    cut = graph.placement.cut
+    if cut is not None:
+        takes, gives = (effect * cut.activation[graph.stage[:count]] for effect in (takes, gives))
     first = np.flatnonzero(graph.paired[:count])
     takes[first] += takes[first + 1]
-    takes[first + 1] = 0.0
+    takes[first + 1] = 0
     gives[first + 1] += gives[first]
-    gives[first] = 0.0
-    effects = MemoryEffects(takes, gives)
-    bounds = zip(graph.starts[: graph.ranks], graph.starts[1 : graph.ranks + 1], strict=True)
-    most = [during(effects, int(a), int(b)).max(initial=0.0) for a, b in bounds]
-    share = float(weights.sum()) / graph.ranks
-    return np.array(most) / share
+    gives[first] = 0
+    level = np.cumsum(takes - gives, dtype=np.int32)
+    before = np.concatenate([[0], level])[starts[:-1]]
+    level += gives
+    some = np.flatnonzero(np.diff(starts))
+    most = np.zeros(graph.ranks)
+    if len(some):
+        most[some] = np.maximum.reduceat(level, starts[some]) - before[some]
+    return most / graph.placement.share_activations

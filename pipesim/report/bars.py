@@ -5,6 +5,7 @@ The choice is made when the picture is drawn, so it follows the file's resolutio
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,14 @@ Floats = NDArray[np.float64]
 NARROW = 1.5
 """Points below which ops cannot be told apart: where the median is less, shares of time are drawn instead."""
 
-WINDOW = 8
-"""Ops over which these shares are averaged."""
+APART = 2.0
+"""Ops further apart than this many times `NARROW` are drawn one by one, however short they are."""
+
+WINDOW = 12
+"""Ops over which shares are averaged, with the weight in the middle."""
+
+VISIBLE = 0.6
+"""Points that a lone short op is drawn wide at least, unless that is a sixth of the way to the next one."""
 
 NOTE = "too fine to draw op by op: heights are shares of time"
 
@@ -52,12 +59,22 @@ class Bars(Artist):
         boxes = _within(self.boxes, *sorted(self.axes.get_xlim()))
         for layer in np.unique(boxes.layer):
             own = boxes.select(boxes.layer == layer)
-            median = float(np.median(self._widths(own)))
-            if median < NARROW:
+            if self._too_fine(own):
                 self._draw_shares(own, renderer)
             else:
                 self._draw_polygons(own, renderer)
         self.stale = False
+
+    def _too_fine(self, boxes: Boxes) -> bool:
+        """Whether the ops of one layer are too narrow and too close to be told apart."""
+        return float(np.median(self._widths(boxes))) < NARROW and self._pitch(boxes) < APART * NARROW
+
+    def _pitch(self, boxes: Boxes) -> float:
+        """Points from one op of a lane to the next, on average."""
+        assert self.axes is not None
+        lanes = len(np.unique(boxes.lane))
+        width = self.axes.bbox.width * 72.0 / self.axes.figure.dpi
+        return float(width * lanes / len(boxes))
 
     def _widths(self, boxes: Boxes) -> Floats:
         """Widths in points."""
@@ -74,9 +91,13 @@ class Bars(Artist):
         assert self.axes is not None
         points = 72.0 / self.axes.figure.dpi
         width = self._widths(boxes)
-        corners = np.stack([boxes.left, boxes.bottom, boxes.right, boxes.top], axis=1)
+        least = min(VISIBLE, self._pitch(boxes) / 6)
+        right = np.where(
+            width > 0, boxes.left + (boxes.right - boxes.left) * np.maximum(1.0, least / width), boxes.right
+        )
+        corners = np.stack([boxes.left, boxes.bottom, right, boxes.top], axis=1)
         collection = PolyCollection(
-            corners[:, [[0, 1], [0, 3], [2, 3], [2, 1]]],
+            list(corners[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]),
             facecolors=boxes.colours[boxes.style],
             edgecolors="white",
             linewidths=np.clip(0.06 * width, 0.0, SEPARATOR),
@@ -150,5 +171,6 @@ class Bars(Artist):
 
 
 def _within(boxes: Boxes, first: float, last: float) -> Boxes:
-    """The boxes that reach into ``first..last`` seconds."""
-    return boxes.select((boxes.right > first) & (boxes.left < last))
+    """The parts of boxes that lie in ``first..last`` seconds, so that numbers stay within the picture."""
+    seen = boxes.select((boxes.right > first) & (boxes.left < last))
+    return replace(seen, left=np.maximum(seen.left, first), right=np.minimum(seen.right, last))

@@ -44,8 +44,17 @@ class Boxes:
 
     def select(self, keep: NDArray[np.bool_] | Ints) -> Boxes:
         """The boxes at some positions, or for which ``keep`` holds."""
-        columns = (self.left, self.right, self.top, self.bottom, self.style, self.lane, self.layer, self.label)
-        return Boxes(*(column[keep] for column in columns), colours=self.colours)
+        return Boxes(
+            self.left[keep],
+            self.right[keep],
+            self.top[keep],
+            self.bottom[keep],
+            self.style[keep],
+            self.lane[keep],
+            self.layer[keep],
+            self.label[keep],
+            self.colours,
+        )
 
 
 def boxes_of(frame: pd.DataFrame, lanes: Lanes) -> Boxes:
@@ -59,7 +68,8 @@ def boxes_of(frame: pd.DataFrame, lanes: Lanes) -> Boxes:
     ops, chunk = frame[drawn], np.maximum(chunk[drawn], 0)
     row, column = lanes.find(ops["rank"].to_numpy(np.int64), ops["resource"].tolist())
     top, bottom = _split_pairs(ops, lanes.top[row, column], lanes.bottom[row, column])
-    style, colours = _styles(ops["kind"].astype(str).to_numpy(), chunk)
+    top, bottom = _split_directions(ops, top, bottom)
+    style, colours = _styles(ops["kind"].to_numpy(), chunk)
     ordinary = Boxes(
         left=ops["start_s"].to_numpy(np.float64),
         right=ops["end_s"].to_numpy(np.float64),
@@ -82,6 +92,16 @@ def _split_pairs(ops: pd.DataFrame, top: Floats, bottom: Floats) -> tuple[Floats
     share = np.where(paired, (bottom - top) / np.maximum(count, 1), bottom - top)
     new_top = top + np.where(paired, place, 0) * share
     return new_top, new_top + share
+
+
+def _split_directions(ops: pd.DataFrame, top: Floats, bottom: Floats) -> tuple[Floats, Floats]:
+    """On communication lanes, activations travel in the upper half and gradients in the lower: both may at once."""
+    kind, beside = ops["kind"], (ops["resource"] != COMPUTE).to_numpy()
+    up, down = (beside & kind.isin(names).to_numpy() for names in (("SEND_F", "RECV_F"), ("SEND_B", "RECV_B")))
+    if not (up.any() and down.any()):
+        return top, bottom
+    middle = (top + bottom) / 2
+    return np.where(down, middle, top), np.where(up, middle, bottom)
 
 
 def _styles(kind: NDArray[np.object_], chunk: Ints) -> tuple[Ints, Floats]:

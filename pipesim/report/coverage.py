@@ -21,14 +21,14 @@ def paint(boxes: Boxes, time_edges: Floats, row_edges: Floats, window_s: float) 
 
     ``time_edges`` (columns + 1,) are the pixel borders in seconds, ``row_edges`` (rows + 1,) in lanes; both
     ascend. Where ops alternate, shares are averaged over about ``window_s`` around each column, so that a
-    pattern finer than that becomes an even one; idle intervals and runs of half that length are drawn exactly.
+    pattern finer than that becomes an even one; idle intervals and runs of a third of it are drawn exactly.
     """
     image = np.zeros((len(row_edges) - 1, len(time_edges) - 1, 4))
     kernel = smoothing(window_s / float(time_edges[1] - time_edges[0]))
     for lane in np.unique(boxes.lane):
         own = boxes.select(np.flatnonzero(boxes.lane == lane))
         own = own.select(np.argsort(own.left, kind="stable"))
-        styles, share = _shares(own, time_edges, kernel, window_s / 2)
+        styles, share = _shares(own, time_edges, kernel, window_s / 3)
         _stack(image, row_edges, own, boxes.colours[styles], share)
     return _to_bytes(image)
 
@@ -36,22 +36,23 @@ def paint(boxes: Boxes, time_edges: Floats, row_edges: Floats, window_s: float) 
 def coverage(left: Floats, right: Floats, edges: Floats) -> Floats:
     """Share of every interval between ``edges`` that lies within the intervals ``left..right``, shape (edges - 1,).
 
-    The intervals are sorted and do not overlap.
+    The intervals are sorted by ``left``; what several of them cover counts once.
     """
-    corners = np.stack([left, right], axis=1).ravel()
+    until = np.maximum.accumulate(right)
+    left = np.maximum(left, np.concatenate([left[:1], until[:-1]]))
+    corners = np.stack([left, np.maximum(left, until)], axis=1).ravel()
     covered = np.zeros(len(corners))
-    covered[1::2] = right - left
-    until = np.interp(edges, corners, np.cumsum(covered))
-    share: Floats = np.clip(np.diff(until) / np.diff(edges), 0.0, 1.0)
+    covered[1::2] = corners[1::2] - left
+    total = np.interp(edges, corners, np.cumsum(covered))
+    share: Floats = np.clip(np.diff(total) / np.diff(edges), 0.0, 1.0)
     return share
 
 
 def smoothing(pixels: float) -> Floats:
-    """A triangular kernel over so many pixels; its ripple on a periodic pattern is of second order only."""
+    """A Hann window over so many pixels, summing to 1: it leaves next to no ripple of a pattern much finer."""
     half = int(np.ceil(pixels / 2))
-    ramp = np.arange(1, half + 2, dtype=np.float64)
-    kernel = np.concatenate([ramp, ramp[-2::-1]])
-    return kernel / kernel.sum() if half > 0 else np.ones(1)
+    kernel = np.hanning(2 * half + 3)[1:-1]
+    return np.asarray(kernel / kernel.sum(), np.float64)
 
 
 def _smooth(row: Floats, kernel: Floats) -> Floats:
@@ -73,9 +74,11 @@ def _shares(boxes: Boxes, edges: Floats, kernel: Floats, long_s: float) -> tuple
         own = boxes.style == style
         exact, alternating = (_area(boxes.select(own & part), edges) / height for part in (in_run, ~in_run))
         rows.append(exact + _smooth(alternating, kernel) * even)
+    areas = np.array(rows)
+    areas /= np.maximum(areas.sum(axis=0), 1.0)
     mean_top = [float(boxes.top[boxes.style == style].mean()) for style in styles]
     order = np.lexsort((styles, np.round(mean_top, 6)))
-    return styles[order], np.array(rows)[order]
+    return styles[order], areas[order]
 
 
 def long_runs(boxes: Boxes, long_s: float) -> NDArray[np.bool_]:
@@ -90,7 +93,7 @@ def long_runs(boxes: Boxes, long_s: float) -> NDArray[np.bool_]:
 
 
 def _idle(boxes: Boxes, edges: Floats, long_s: float) -> tuple[Floats, Floats]:
-    """Starts and ends of the idle intervals of at least ``long_s``, and of those before the first op and after the last."""
+    """Starts and ends of idle intervals: those of at least ``long_s``, and before the first op and after the last."""
     until = np.maximum.accumulate(boxes.right)
     start = np.concatenate([[min(edges[0], boxes.left[0])], until])
     end = np.concatenate([boxes.left, [max(edges[-1], until[-1])]])

@@ -46,7 +46,7 @@ def curves_of(memory: pd.DataFrame, ranks: Sequence[int] | None = None) -> list[
     missing = [name for name in COLUMNS if name not in memory.columns]
     if missing:
         raise PipesimError(f"memory over time needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
-    groups = {int(rank): rows for rank, rows in memory.groupby("rank")}  # type: ignore[call-overload]
+    groups = {rank: memory[memory["rank"] == rank] for rank in memory["rank"].unique().tolist()}
     wanted = sorted(groups) if ranks is None else list(ranks)
     unknown = [rank for rank in wanted if rank not in groups]
     if unknown or not wanted:

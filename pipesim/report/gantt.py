@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,17 +10,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from pipesim.errors import PipesimError
 from pipesim.report import legend as legends
 from pipesim.report import numbers
 from pipesim.report.bars import Bars
 from pipesim.report.boxes import boxes_of
 from pipesim.report.colours import IDLE, INK, MUTED, QUIET
 from pipesim.report.critical import Steps, draw_path, path_steps
-from pipesim.report.figures import new_figure
+from pipesim.report.figures import SHOWN, new_figure, root_figure
 from pipesim.report.lanes import COMPUTE, Lanes, checked, choose_resources, lay_out
 
 WIDTH = 10.0
@@ -81,7 +80,7 @@ def gantt(
         found = legends.entries(ops, resources, critical_path is not None)
         rows = legends.add(ax, found, _columns(ax, found))
     if title:
-        ax.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=6 + 14.5 * rows)
+        ax.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=7 + 13 * rows)
     if below is not None and memory is not None:
         _draw_memory(ax, below, memory, capacity_bytes, memory_unit)
     return ax
@@ -91,9 +90,9 @@ def _axes(layout: Lanes, with_memory: bool) -> tuple[Axes, Axes | None]:
     """Axes in a new figure whose height follows the number of lanes."""
     chart = min(max(layout.height * LANE, 0.8), TALLEST)
     if not with_memory:
-        return new_figure(WIDTH, chart + 1.0).add_subplot(), None
+        return new_figure(WIDTH, chart + 1.0).add_subplot(**SHOWN), None
     figure = new_figure(WIDTH, chart + MEMORY + 1.0)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[chart, MEMORY])
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[chart, MEMORY], subplot_kw=SHOWN)
     return upper, lower
 
 
@@ -170,19 +169,14 @@ def rank_step(ranks: int, room: float) -> int:
 
 def height_inches(ax: Axes) -> float:
     """Height of the axes; before the first layout, an estimate."""
-    figure = ax.get_figure(root=True)
-    assert isinstance(figure, Figure)
-    return float(ax.get_position().height * figure.get_figheight())
+    return float(ax.get_position().height * root_figure(ax).get_figheight())
 
 
 def _columns(ax: Axes, found: Sequence[legends.Entry]) -> int:
-    """How many legend entries fit side by side, at about 5 points a character and 34 points around it."""
-    figure = ax.get_figure(root=True)
-    assert isinstance(figure, Figure)
-    room = ax.get_position().width * figure.get_figwidth() * 72
-    widest = max(len(name) for _, name in found) * 4.6 + 30
-    total = sum(len(name) * 4.6 + 30 for _, name in found)
-    return len(found) if total <= room * 1.1 else max(1, int(room // widest))
+    """How many legend entries to put side by side, at about 4.6 points a character and 30 points around it."""
+    room = ax.get_position().width * root_figure(ax).get_figwidth() * 72
+    rows = math.ceil(sum(len(name) * 4.6 + 30 for _, name in found) / (room * 1.1))
+    return math.ceil(len(found) / rows)
 
 
 def _draw_memory(ax: Axes, below: Axes, memory: pd.DataFrame, capacity_bytes: float | None, unit: str | None) -> None:
@@ -194,6 +188,3 @@ def _draw_memory(ax: Axes, below: Axes, memory: pd.DataFrame, capacity_bytes: fl
     below.set_xlabel(ax.get_xlabel(), fontsize=9, color=INK)
     ax.set_xlabel("")
     ax.tick_params(axis="x", labelbottom=False)
-
-
-__all__ = ["PipesimError", "gantt", "show_time"]

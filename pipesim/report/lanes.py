@@ -92,6 +92,7 @@ def checked(frame: pd.DataFrame) -> pd.DataFrame:
     if not len(frame):
         raise PipesimError("the timeline has no ops")
     frame = frame.reset_index(drop=True)
+    frame = frame.assign(**{name: frame[name].astype(str) for name in ("resource", "kind")})
     for name, default in (("route", 0), ("pair", -1)):
         if name not in frame.columns:
             frame[name] = default

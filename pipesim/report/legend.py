@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pipesim.report.boxes import STRIPED_ROUTES
-from pipesim.report.colours import IDLE, INK, STRIPE, Paint, chunk_shade, in_legend_order, paint, rgb
+from pipesim.report.colours import IDLE, INK, STRIPE, chunk_shade, in_legend_order, paint, rgb
 from pipesim.report.lanes import COMPUTE, chunk_of
 
 Entry = tuple[Any, str]
@@ -20,16 +20,17 @@ Entry = tuple[Any, str]
 SHADES = 4
 """At most so many chunks are shown side by side."""
 
+SIDE_BY_SIDE: dict[Any, Any] = {tuple: HandlerTuple(ndivide=None, pad=0.0)}
+"""Draws several swatches in one legend entry."""
+
 _GREY = rgb("#80858c")
 
 
 def entries(frame: pd.DataFrame, resources: Sequence[str], critical: bool) -> list[Entry]:
     """Handles and names for what a chart of these lanes shows. ``frame`` is a checked timeline."""
-    shown = frame[frame["resource"].isin(list(resources)) & (frame["end_s"] > frame["start_s"])]
-    found = [_kind_entry(item) for item in _paints(shown)]
-    found += _chunk_entries(shown) + _route_entries(shown)
+    found = kinds(frame, resources) + marks(frame, resources)
     if COMPUTE in resources:
-        found.append((Patch(facecolor=IDLE), "bubble"))
+        found.append(bubble())
     if critical:
         found.append((Line2D([], [], color=INK, linewidth=1.6), "critical path"))
     return found
@@ -52,18 +53,27 @@ def add(axes: Axes, found: Sequence[Entry], columns: int) -> int:
         handletextpad=0.45,
         columnspacing=1.3,
         labelcolor=INK,
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.0)},
+        handler_map=SIDE_BY_SIDE,
     )
     return -(-len(found) // max(columns, 1))
 
 
-def _paints(shown: pd.DataFrame) -> list[Paint]:
-    """Distinct paints in legend order, unknown kinds last."""
-    return list(dict.fromkeys(paint(kind) for kind in in_legend_order(map(str, shown["kind"].unique()))))
+def kinds(frame: pd.DataFrame, resources: Sequence[str]) -> list[Entry]:
+    """One entry per colour of the ops on some lanes, in legend order, unknown kinds last."""
+    shown = frame[frame["resource"].isin(list(resources)) & (frame["end_s"] > frame["start_s"])]
+    paints = [paint(kind) for kind in in_legend_order(map(str, shown["kind"].unique()))]
+    return [(Patch(facecolor=item.colour), item.name) for item in dict.fromkeys(paints)]
 
 
-def _kind_entry(item: Paint) -> Entry:
-    return Patch(facecolor=item.colour), item.name
+def marks(frame: pd.DataFrame, resources: Sequence[str]) -> list[Entry]:
+    """What shades and stripes mean, where there are any."""
+    shown = frame[frame["resource"].isin(list(resources))]
+    return _chunk_entries(shown) + _route_entries(shown)
+
+
+def bubble() -> Entry:
+    """What shows through where a rank is idle."""
+    return Patch(facecolor=IDLE), "bubble"
 
 
 def _chunk_entries(shown: pd.DataFrame) -> list[Entry]:

@@ -17,7 +17,7 @@ from pipesim.report import legend as legends
 from pipesim.report import numbers
 from pipesim.report.colours import ALARM, CATEGORIES, GRID, INK, MUTED, OTHER
 from pipesim.report.curves import Curves, curves_of, fullest
-from pipesim.report.figures import new_figure
+from pipesim.report.figures import SHOWN, new_figure
 
 SIZE = (10.0, 3.2)
 """Inches."""
@@ -81,8 +81,8 @@ def _axes(ranks: int) -> tuple[Axes, Axes | None]:
     """Axes in a new figure, and beside them, on the same scale, axes for the peaks of several ranks."""
     figure = new_figure(*SIZE)
     if ranks == 1:
-        return figure.add_subplot(), None
-    main, beside = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1])
+        return figure.add_subplot(**SHOWN), None
+    main, beside = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1], subplot_kw=SHOWN)
     return main, beside
 
 

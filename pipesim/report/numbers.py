@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipesim.errors import PipesimError, nearest
 
@@ -17,6 +17,10 @@ PLAIN = "unit"
 
 BYTE_UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}
 """Bytes per unit (decimal, as in the sizes that vendors print)."""
+
+
+BINARY_UNITS = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
+"""Never chosen, but understood."""
 
 
 def time_unit(span_s: float) -> str:
@@ -41,7 +45,7 @@ def _known(unit: str, units: Mapping[str, float], quantity: str) -> float:
         return 1.0
     if unit not in units:
         allowed = [*units, PLAIN]
-        hint = nearest(unit, allowed)
+        hint = {name.lower(): name for name in allowed}.get(nearest(unit, map(str.lower, allowed)) or "")
         raise PipesimError(
             f"{quantity} unit {unit!r} is unknown; allowed: {', '.join(allowed)}"
             + (f"; did you mean {hint!r}?" if hint else "")
@@ -64,12 +68,26 @@ def digits(value: float, significant: int = 4) -> str:
     return f"{value:.{min(max(decimals, 0), 12)}f}"
 
 
+def grouped(value: float) -> str:
+    """A large number rounded to whole ones in groups of three, a small one with four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else digits(value)
+
+
 def duration(seconds: float, unit: str | None = None) -> str:
     """Seconds with a fitting unit, or in a given one (`PLAIN` prints the bare number)."""
     if unit == PLAIN:
         return f"{seconds:.6g}"
     unit = unit or time_unit(seconds)
     return f"{digits(seconds * time_scale(unit))} {SYMBOLS.get(unit, unit)}"
+
+
+def durations(values: Sequence[float], total: float, unit: str | None = None) -> list[str]:
+    """Parts of a total, all in the unit and with the decimals that suit the total."""
+    if unit == PLAIN:
+        return [duration(value, unit) for value in values]
+    unit = unit or time_unit(total)
+    _, _, decimals = digits(total * time_scale(unit)).partition(".")
+    return [f"{value * time_scale(unit):.{len(decimals)}f} {SYMBOLS.get(unit, unit)}" for value in values]
 
 
 def byte_unit(amount: float) -> str:
@@ -84,7 +102,7 @@ def byte_scale(unit: str) -> float:
     Raises:
         PipesimError: the unit is unknown.
     """
-    return _known(unit, BYTE_UNITS, "memory")
+    return _known(unit, BYTE_UNITS | BINARY_UNITS, "memory")
 
 
 def memory_axis_label(unit: str) -> str:

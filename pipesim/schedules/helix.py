@@ -128,8 +128,8 @@ class Helix(Schedule):
             pieces.append(tuple(Piece(part, layer) for part in within))
             first = (Piece(Part.POST, layer),)
         pieces.append((*first, Piece(Part.HEAD)))
-        activation = np.ones(len(pieces))
-        activation[0] = 0.0  # what it keeps is counted with neither attention nor weights: next to nothing
+        activation = np.ones(len(pieces), np.int8)
+        activation[0] = 0  # what it keeps is counted with neither attention nor weights: next to nothing
         repeated = frozenset(LAYER) - {Part.ATTENTION} if self.recompute == "without-attention" else None
         return Cut(
             pieces,

@@ -157,11 +157,11 @@ def create(name: str, **options: Any) -> Schedule:
                 + (f"; did you mean {hint!r}?" if hint else "")
             )
     _, preset = _ALIASES.get(name, (name, {}))
-    given = {**preset, **options}
+    chosen = {**preset, **options}
     for key, f in known.items():
-        if f.default is MISSING and f.default_factory is MISSING and key not in given:
+        if key not in chosen and f.default is MISSING and f.default_factory is MISSING:
             raise ScheduleError(f"schedule {name!r} needs the option {key!r}: {f.metadata.get('help', '')}")
-    return cls(**{known[key].name: value for key, value in given.items()})
+    return cls(**{known[key].name: value for key, value in chosen.items()})
 
 
 @cache
@@ -185,7 +185,7 @@ def schedule(
 
     def decorate(function: OrderFunction) -> OrderFunction:
         @dataclass(frozen=True)
-        class Custom(Schedule):
+        class UserSchedule(Schedule):
             def placement(self, ranks: int) -> Placement:
                 return placement(ranks)
 
@@ -208,10 +208,11 @@ def schedule(
                         f"micro-batches: {type(error).__name__}: {error}"
                     ) from error
 
-        Custom.name, Custom.citation, Custom.summary = name, citation, (function.__doc__ or "").strip()
-        Custom.__name__ = Custom.__qualname__ = function.__name__
-        Custom.__module__ = function.__module__
-        register(Custom)
+        UserSchedule.name, UserSchedule.citation = name, citation
+        UserSchedule.summary = (function.__doc__ or "").strip().partition("\n")[0]
+        UserSchedule.__name__ = UserSchedule.__qualname__ = function.__name__
+        UserSchedule.__module__ = function.__module__
+        register(UserSchedule)
         return function
 
     return decorate

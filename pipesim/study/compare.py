@@ -83,10 +83,11 @@ class Comparison:
         return {"schema_version": 1, "plans": [plan.as_json() for plan in self.plans]}
 
     def plot(self) -> Figure:
-        """One Gantt chart per plan, stacked, on one time axis."""
-        from pipesim.study.figure import stacked
+        """One Gantt chart per plan, stacked, on one time axis, beside bars for bubble and memory."""
+        from pipesim.report.compare import Run, figure
 
-        return stacked([plan for plan in self.plans if plan.result is not None])
+        shown = [(plan.label, plan.result) for plan in self.plans if plan.result is not None]
+        return figure([Run(label, r.metrics, r.timeline, r.memory) for label, r in shown])
 
     def _repr_html_(self) -> str:
         return self.frame._repr_html_()  # type: ignore[operator, no-any-return]

@@ -43,7 +43,7 @@ def model_from_huggingface(config: Mapping[str, Any], sequence: int | None = Non
         close = nearest(str(family), FAMILIES)
         raise ConfigError([Problem("model.model_type", "unknown family", repr(family), ", ".join(FAMILIES), close)])
     read = {"gpt2": _gpt2, "bert": _bert, "gpt_neox": _gpt_neox}.get(family, _llama)
-    _check_keys(config, _NEEDED.get(family, _LLAMA_KEYS))
+    _check_keys(config, sequence, _NEEDED.get(family, _LLAMA_KEYS))
     mapping = {key: value for key, value in read(config).items() if value is not None}
     if sequence is not None:
         mapping["sequence"] = sequence
@@ -56,13 +56,25 @@ _LLAMA_KEYS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size",
     "max_position_embeddings",
 )  # fmt: skip
+_OPTIONAL = ("n_inner", "n_shared_experts", "moe_intermediate_size", "shared_expert_intermediate_size")
 _NEEDED = {"gpt2": ("n_embd", "n_layer", "n_head", "vocab_size", "n_positions")}
 
 
-def _check_keys(config: Mapping[str, Any], needed: tuple[str, ...]) -> None:
-    missing = [Problem(f"model.{key}", "is missing from config.json") for key in needed if key not in config]
-    if missing:
-        raise ConfigError(missing)
+def _check_keys(config: Mapping[str, Any], sequence: object, needed: tuple[str, ...]) -> None:
+    problems = [_whole(f"model.{key}", config.get(key), "is missing") for key in needed]
+    problems += [_whole(f"model.{key}", config[key], "") for key in _OPTIONAL if config.get(key) is not None]
+    if sequence is not None:
+        problems.append(_whole("model.sequence", sequence, ""))
+    found = [problem for problem in problems if problem]
+    if found:
+        raise ConfigError(found)
+
+
+def _whole(path: str, value: object, absent: str) -> Problem | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return None
+    message, found = (absent, None) if value is None else ("is not usable", repr(value))
+    return Problem(path, message, found, "a whole number of at least 1")
 
 
 def _common(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,9 +124,9 @@ def _latent(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "query_rank": config.get("q_lora_rank") or 0,
         "kv_rank": config["kv_lora_rank"],
-        "nope": config["qk_nope_head_dim"],
-        "rope": config["qk_rope_head_dim"],
-        "value": config["v_head_dim"],
+        "nope": config.get("qk_nope_head_dim"),
+        "rope": config.get("qk_rope_head_dim"),
+        "value": config.get("v_head_dim"),
     }
 
 

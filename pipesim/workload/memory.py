@@ -14,41 +14,16 @@ from dataclasses import dataclass
 
 from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
 from pipesim.workload.model import Model
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
-LayerBytes = Callable[[Model, bool, Training, "Shard"], float]
+LayerBytes = Callable[[Model, bool, Training, Shard], float]
 
 _MASK = 1
 _STATISTICS = 4
 _TOKEN_ID = 8
 _MASTER = {"bf16": 4, "fp16": 4, "fp8": 4, "fp32": 0}
 MOMENT_BYTES = {"adam": 8, "adam-bf16": 4, "momentum": 4, "sgd": 0}
-
-
-@dataclass(frozen=True)
-class Shard:
-    """How the layers of one stage are cut over the GPUs that act as one rank.
-
-    ``tensor`` ways of tensor parallelism, ``context`` ways along the sequence, ``expert`` ways of expert
-    parallelism. With ``expert`` > 1 each expert lies whole on one GPU and the tokens of a tensor-parallel
-    group are divided among its members (Megatron Core with an expert tensor-parallel size of 1); otherwise
-    experts are split over ``tensor`` like any other MLP.
-    """
-
-    tensor: int = 1
-    context: int = 1
-    expert: int = 1
-    sequence_parallel: bool = False
-
-    @property
-    def sequence_ways(self) -> int:
-        """Ways in which norms, dropouts and residuals are divided, besides ``context``."""
-        return self.tensor if self.sequence_parallel else 1
-
-    @property
-    def expert_tensor(self) -> int:
-        """Ways in which one expert's matrices are split."""
-        return self.tensor if self.expert == 1 else 1
 
 
 def tokens(model: Model, training: Training, shard: Shard) -> float:
@@ -108,7 +83,7 @@ def logits(model: Model, training: Training, shard: Shard) -> float:
 
 
 def head_transient(model: Model, training: Training, shard: Shard) -> float:
-    """Bytes that the head's backward works in: gradients of logits and projection, in the weights' precision."""
+    """Bytes that the head's backward works in: gradients of logits and projection, as precise as weights."""
     if model.head == "none":
         return 0.0
     projection = training.element_bytes * model.hidden * model.vocab / shard.tensor

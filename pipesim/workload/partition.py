@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from pipesim.errors import ConfigError, Problem
 
@@ -33,8 +34,7 @@ def partition(layers: int, stages: int, explicit: Sequence[int] | None = None) -
 
 def layer_ranges(counts: Sequence[int]) -> tuple[range, ...]:
     """For each stage the indices of its layers."""
-    ends = [sum(counts[: stage + 1]) for stage in range(len(counts))]
-    return tuple(range(end - count, end) for count, end in zip(counts, ends, strict=True))
+    return tuple(range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True))
 
 
 def _ends_first(stages: int) -> list[int]:

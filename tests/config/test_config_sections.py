@@ -144,9 +144,12 @@ GPUS = ", ".join(catalog.names("gpus"))
         ("training.optimizer", "adamw", "training.optimizer", "unknown value", "adam"),
         ("simulation.engine", "fast", "simulation.engine", "unknown value", None),
         ("simulation.network", "fiffo", "simulation.network", "unknown value", "fifo"),
+        ("simulation.network", "fair", "simulation.network", "not available yet", None),
         ("simulation.seed", -1, "simulation.seed", "out of range", None),
-        ("costs", {"profile": "missing.csv"}, "costs.profile", "no such file", None),
-        ("costs", {"profile": "."}, "costs.profile", "not a file", None),
+        ("costs", {"profile": "missing.csv"}, "costs.profile", "cannot be read: No such file or directory", None),
+        ("costs", {"profile": "."}, "costs.profile", "cannot be read: Is a directory", None),
+        ("costs", {"profile": "a\0b"}, "costs.profile", "cannot be read: embedded null byte", None),
+        ("costs", {"profile": "x" * 5000}, "costs.profile", "cannot be read: File name too long", None),
         ("costs", {"profile": 3}, "costs.profile", "not text", "'3'"),
         ("costs", {"forward": 3, "profile": "x"}, "costs.forward", "unknown key", None),
     ],
@@ -215,7 +218,7 @@ def test_a_config_has_exactly_one_form(problems: Any, config: Any, message: str,
 def test_keys_that_are_not_text_are_unknown_keys(abstract: Any, problems: Any) -> None:
     abstract["costs"][3] = 1
     (problem,) = problems(abstract)
-    assert (problem.path, problem.message) == ("costs[3]", "unknown key")
+    assert (problem.path, problem.message) == ("costs.3", "unknown key")
 
 
 def test_everything_wrong_is_reported_at_once(cluster: Any, problems: Any) -> None:
@@ -243,4 +246,10 @@ def test_sections_are_frozen(abstract: Any) -> None:
 
 
 def test_defaults_of_the_simulation() -> None:
-    assert Simulation().plain() == {"engine": "event", "network": "ideal", "p2p": "overlapped", "seed": 0}
+    assert Simulation().plain() == {
+        "engine": "event",
+        "network": "ideal",
+        "p2p": "overlapped",
+        "seed": 0,
+        "pair_factor": 1.0,
+    }

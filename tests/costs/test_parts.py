@@ -15,8 +15,9 @@ from pipesim.hardware import Layout, build_cluster
 from pipesim.ir.cut import LAYER, Part, Piece
 from pipesim.schedules import create
 from pipesim.workload.load import model_from_catalog, model_from_mapping
-from pipesim.workload.memory import Shard, attention_inputs, layer_working_set
+from pipesim.workload.memory import attention_inputs, layer_working_set
 from pipesim.workload.parameters import layer_parameters, post_attention_parameters, pre_attention_parameters
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 GPT = {"layers": 8, "hidden": 4096, "heads": 32, "vocab": 50304, "sequence": 16384, "positions": "rotary"}

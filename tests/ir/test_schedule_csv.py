@@ -17,6 +17,11 @@ FILES = sorted((Path(__file__).parents[1] / "data" / "torch").glob("*.csv"))
 SMALL = "0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n"
 
 
+def check(program):
+    verify(program)
+    check_progress(connect(program))
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_what_pytorch_writes_reads_back(file):
     """Every golden file, looped, V-shaped and overlapped ones included, is a valid program and stays the same."""
@@ -89,8 +94,7 @@ def test_what_breaks_a_rule_is_shown(old, new, error, message):
     """Files that parse, but miss, repeat, misplace or deadlock an op."""
     program = read_schedule_csv(SMALL.replace(old, new))
     with pytest.raises(error, match=f"(?s){message}"):
-        verify(program)
-        check_progress(connect(program))
+        check(program)
 
 
 @settings(deadline=None, max_examples=150)
@@ -103,9 +107,7 @@ def test_damaged_files_give_one_kind_of_error(data):
         text = text[:at] + data.draw(st.text(max_size=3)) + text[at + data.draw(st.integers(0, 4)) :]
     try:
         program = read_schedule_csv(text)
-        verify(program)
-        check_progress(connect(program))
-    except ProgramError as error:
-        assert str(error)
-    else:
-        assert len(program) >= 2 * program.placement.stages * program.microbatches
+        check(program)
+    except ProgramError:
+        return  # anything else would fail the test
+    assert len(program) >= 2 * program.placement.stages * program.microbatches

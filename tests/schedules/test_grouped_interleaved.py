@@ -109,7 +109,9 @@ def test_dominant_backwards_need_larger_groups(costs, group):
 
 
 @pytest.mark.parametrize("name", ["gis", "gis-h"])
-@pytest.mark.parametrize(("p", "m", "v"), [(1, 3, 2), (2, 1, 3), (3, 7, 2), (4, 2, 2), (5, 9, 3), (6, 5, 1), (7, 15, 2)])
+@pytest.mark.parametrize(
+    ("p", "m", "v"), [(1, 3, 2), (2, 1, 3), (3, 7, 2), (4, 2, 2), (5, 9, 3), (6, 5, 1), (7, 15, 2)]
+)
 def test_awkward_sizes_run(name, p, m, v):
     """Few micro-batches, odd ranks, broken groups and a single chunk verify and replay without deadlock."""
     timeline = replay(create(name, chunks=v).program(Setting(p, m)), 2, 3, 2)

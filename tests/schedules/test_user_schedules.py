@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_schedule_class_in_a_file_has_options(tmp_path):
         "    depth: int = 3\n"
     )
     assert create(f"{tmp_path}/mine.py:Mine", depth=5).depth == 5
-    with pytest.raises(ScheduleError, match="has no option 'dept'; allowed: depth; did you mean 'depth'?"):
+    with pytest.raises(ScheduleError, match=r"has no option 'dept'; allowed: depth; did you mean 'depth'\?"):
         create(f"{tmp_path}/mine.py:Mine", dept=5)
 
 
@@ -168,7 +169,7 @@ def test_a_config_with_a_bad_file_is_a_config_error(tmp_path):
     """The problem is at schedule.name."""
     path = tmp_path / "step.yaml"
     path.write_text("pipeline: {ranks: 2, microbatches: 3}\nschedule: {name: 'mine.py:my-gpipe'}\n")
-    with pytest.raises(ConfigError, match=r"schedule\.name: cannot read the schedule file .*No such file"):
+    with pytest.raises(ConfigError, match=r"schedule\.name: .*cannot read the schedule file .*No such file"):
         load_config(path)
 
 
@@ -193,7 +194,7 @@ def install(tmp_path, monkeypatch):
 @pytest.mark.parametrize("point", ["my-gpipe = tiny_decorated", "my-gpipe = tiny_decorated:my_gpipe"])
 def test_an_installed_schedule_is_found_by_name(install, monkeypatch, point):
     """An entry point may name the module or the function; it is listed, and loaded when asked for."""
-    monkeypatch.delitem(__import__("sys").modules, "tiny_decorated", raising=False)
+    monkeypatch.delitem(sys.modules, "tiny_decorated", raising=False)
     install(point, tiny_decorated=ALL_FORWARDS_FIRST.format(name="my-gpipe", last="microbatches"))
     assert "my-gpipe" in names()
     assert create("my-gpipe").program(Setting(2, 3)).to_csv() == gpipe_csv()

@@ -8,7 +8,6 @@ import pytest
 
 from pipesim.workload.load import model_from_catalog
 from pipesim.workload.memory import (
-    Shard,
     bytes_per_parameter,
     head_activations,
     layer_activations,
@@ -16,6 +15,7 @@ from pipesim.workload.memory import (
     state_bytes,
     weight_grad_activations,
 )
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 EAGER = Training(precision="fp16", flash_attention=False)

@@ -147,3 +147,13 @@ def test_an_unknown_hugging_face_family_is_refused():
 def test_a_hugging_face_config_without_a_key_names_it():
     with pytest.raises(ConfigError, match=r"model\.n_head"):
         model_from_huggingface({"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "vocab_size": 9, "n_positions": 4})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("n_embd", "wide"), ("n_layer", None), ("n_inner", "4"), ("sequence", "long")]
+)
+def test_a_hugging_face_value_that_is_no_number_is_refused(key, value):
+    config = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 9, "n_positions": 4}
+    sequence = value if key == "sequence" else None
+    with pytest.raises(ConfigError, match=rf"model\.{key}"):
+        model_from_huggingface({**config, key: value}, sequence)

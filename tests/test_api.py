@@ -1,0 +1,130 @@
+"""A config in, a result out: the keys of the result JSON, determinism, the three config forms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import pipesim
+from pipesim.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+MAIN = ROOT / "configs" / "gpt3_175b_a100.yaml"
+ABSTRACT = {
+    "pipeline": {"ranks": 4, "microbatches": 8},
+    "costs": {"forward": 1, "input_grad": 1, "weight_grad": 1},
+    "schedule": "1f1b",
+}
+KEYS = [
+    "schema_version",
+    "config",
+    "step_time_s",
+    "compute_makespan_s",
+    "bubble_fraction",
+    "bubble_overhead",
+    "span_bubble_fraction",
+    "throughput",
+    "memory",
+    "time_breakdown",
+    "ranks",
+    "critical_path",
+    "theory",
+    "warnings",
+]
+
+
+def test_result_keys_are_the_contract():
+    """Top-level keys, those of a rank, and of its memory."""
+    metrics = pipesim.simulate(ABSTRACT).metrics
+    assert list(metrics) == KEYS
+    assert metrics["schema_version"] == 1
+    rank = ["rank", "busy_s", "bubble_fraction", "span_s", "peak_in_flight", "time_breakdown", "memory"]
+    assert list(metrics["ranks"][0]) == rank
+    memory = ["weights", "gradients", "optimizer", "activations", "buffers"]
+    assert list(metrics["ranks"][0]["memory"]) == ["peak_bytes", "at_s", *(f"{name}_bytes" for name in memory)]
+    assert list(metrics["memory"]) == ["peak_bytes", "capacity_bytes", "fits"]
+
+
+def test_the_abstract_form_knows_no_throughput():
+    """What it cannot know is null, not absent."""
+    metrics = pipesim.simulate(ABSTRACT).metrics
+    assert set(metrics["throughput"].values()) == {None}
+    assert (metrics["memory"]["capacity_bytes"], metrics["memory"]["fits"]) == (None, None)
+
+
+def test_1f1b_in_the_abstract():
+    """33 seconds, and theory agrees."""
+    metrics = pipesim.simulate(ABSTRACT).metrics
+    assert metrics["step_time_s"] == 33.0
+    assert metrics["bubble_fraction"] == metrics["theory"]["bubble_fraction"] == pytest.approx(3 / 11)
+    assert metrics["theory"]["peak_in_flight"] == [r["peak_in_flight"] for r in metrics["ranks"]] == [4, 3, 2, 1]
+
+
+def test_chunks_share_a_ranks_costs():
+    """With c chunks a chunk costs 1/c, so the busy time stays."""
+    looped = {**ABSTRACT, "schedule": {"name": "interleaved-1f1b", "chunks": 2}}
+    assert pipesim.simulate(looped).metrics["ranks"][0]["busy_s"] == 24.0
+
+
+@pytest.mark.parametrize("engine", ["event", "compiled"])
+def test_the_same_config_gives_the_same_bytes(engine):
+    """Twice from the file, once from the resolved config that the result carries."""
+    first = pipesim.simulate(MAIN, engine=engine).to_json()
+    assert pipesim.simulate(MAIN, engine=engine).to_json() == first
+    again = pipesim.simulate(json.loads(first)["config"], engine=engine)
+    assert again.to_json() == first
+
+
+def test_both_engines_report_the_same():
+    """Everything, to the last digit."""
+    assert pipesim.simulate(MAIN, engine="compiled").to_json() == pipesim.simulate(MAIN, engine="event").to_json()
+
+
+def test_the_breakdown_sums_to_the_step_time():
+    """On every rank and in the mean (floats: sums of eight quotients)."""
+    metrics = pipesim.simulate(MAIN).metrics
+    for part in [metrics, *metrics["ranks"]]:
+        assert sum(part["time_breakdown"].values()) == pytest.approx(metrics["step_time_s"], rel=1e-12)
+
+
+def test_timeline_and_memory_are_tables():
+    """Columns as promised; every op of the step and every transfer is a row."""
+    result = pipesim.simulate(ABSTRACT)
+    columns = ["rank", "resource", "kind", "stage", "microbatch", "route", "start_s", "end_s", "pair"]
+    assert list(result.timeline.columns) == columns
+    assert (result.timeline["resource"] == "compute").sum() == 64
+    assert (result.timeline["resource"] == "p2p").sum() == 2 * 3 * 8
+    assert list(result.memory.columns) == ["rank", "time_s", "category", "bytes"]
+
+
+def test_a_profile_replaces_modelled_costs(tmp_path):
+    """Measured seconds per stage give (M + P - 1)(F + B) with every transfer on top."""
+    rows = "\n".join(f"{stage},2,4" for stage in range(4))
+    (tmp_path / "measured.csv").write_text(f"stage,forward_s,backward_s\n{rows}\n")
+    config = {
+        "model": "gpt2-1.3b",
+        "cluster": {"gpu": "a100-sxm-80gb", "gpus_per_node": 4, "nodes": 1},
+        "parallelism": {"pipeline": 4},
+        "schedule": "1f1b",
+        "training": {"global_batch": 8},
+        "costs": {"profile": str(tmp_path / "measured.csv")},
+    }
+    metrics = pipesim.simulate(config).metrics
+    assert [rank["busy_s"] for rank in metrics["ranks"]] == [48.0] * 4
+    assert 66 < metrics["compute_makespan_s"] < 66.1
+
+
+def test_fifo_is_at_least_as_slow_as_ideal():
+    """On the main example's network."""
+    ideal = pipesim.simulate(MAIN).metrics["step_time_s"]
+    shared = pipesim.simulate(pipesim.load(MAIN, ["simulation.network=fifo"])).metrics["step_time_s"]
+    assert shared >= ideal
+
+
+def test_a_schedule_that_cannot_run_is_a_config_error():
+    """With the numbers that would do."""
+    config = {**ABSTRACT, "schedule": "interleaved-1f1b", "pipeline": {"ranks": 4, "microbatches": 6}}
+    with pytest.raises(ConfigError, match="use 4 or 8 micro-batches"):
+        pipesim.simulate(config)
