@@ -94,7 +94,8 @@ class Accuracy:
     def by_family(self) -> list[Summary]:
         """One per family of training runs, and one over all of them."""
         training = [each for each in self.comparisons if _whole_step(each)]
-        whole = [summary("all training runs", training, False)] if training else []
+        times = [each for each in training if not each.is_memory]
+        whole = [summary("all training runs", times, False)] if times else []
         return Accuracy(training)._summaries(lambda each: each.measurement.source.family) + whole
 
     def as_json(self) -> dict[str, Any]:
