@@ -54,7 +54,7 @@ class Result:
 
     @property
     def critical_path(self) -> list[tuple[int, float, float]]:
-        """Where the critical path is in order of time: rank, start and end in seconds, without its transfers."""
+        """Unbroken work on the critical path in order of time: rank, start and end in seconds."""
         from pipesim.metrics.critical import critical_path
 
         rank = self.raw.graph.rank
