@@ -17,12 +17,14 @@ from pipesim.ir.program import Program
 from pipesim.ir.timeline import Timeline, to_picoseconds
 from pipesim.lowering.bind import bind, traffic
 from pipesim.lowering.lower import Lowering, lower
-from pipesim.metrics.collect import SCHEMA_VERSION, Work, collect
+from pipesim.metrics.collect import SCHEMA_VERSION, Work, report
+from pipesim.metrics.summary import Summary, summarize
 from pipesim.result import Result
 from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory
 
 if TYPE_CHECKING:
     from pipesim.config import Config
+    from pipesim.extrapolation import Extrapolation
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -36,6 +38,11 @@ class Plan:
     setting: Setting
     costs: Costs
     work: Work | None
+
+    def resized(self, microbatches: int) -> Plan:
+        """The same plan for another number of micro-batches."""
+        self.schedule.check(self.setting.ranks, microbatches)
+        return replace(self, setting=replace(self.setting, microbatches=microbatches))
 
     def program(self) -> Program:
         """The ops of every rank."""
@@ -115,13 +122,39 @@ def simulate(config: Config | Source, *, engine: str | None = None) -> Result:
 
 def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
     """Simulate one step of a plan."""
-    graph = plan.graph()
-    timeline, notes = run_engine(graph, plan, engine or plan.config.simulation.engine)
-    metrics = collect(timeline, plan.costs, plan.work)
+    summary, timeline, notes = _evaluate(plan, engine or plan.config.simulation.engine)
+    metrics = report(summary, plan.costs, plan.work)
     theory = plan.schedule.theory(plan.setting)
     head = {"schema_version": SCHEMA_VERSION, "config": plan.config.resolved()}
     tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes]}
     return Result({**head, **metrics, **tail}, timeline, plan.costs)
+
+
+def _evaluate(plan: Plan, engine: str) -> tuple[Summary, Timeline, list[str]]:
+    """What a step comes to, its timeline or that of a shorter step, and what the user should know about them."""
+    notes = []
+    if plan.config.simulation.extrapolate:
+        found = _extrapolate(plan, engine)
+        if found is not None:
+            return found.summary, found.timeline, [found.note()]
+        notes.append("not extrapolated: no steady state was found, so that all micro-batches were simulated")
+    timeline, more = run_engine(plan.graph(), plan, engine)
+    return summarize(timeline, plan.costs), timeline, [*notes, *more]
+
+
+def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
+    from pipesim.extrapolation import extrapolate
+
+    if plan.config.simulation.network != "ideal":
+        return None
+    return extrapolate(
+        plan.schedule,
+        plan.setting.ranks,
+        plan.setting.microbatches,
+        lambda microbatches: plan.resized(microbatches).graph(),
+        lambda graph: run_engine(graph, plan, engine)[0],
+        lambda timeline: summarize(timeline, plan.costs),
+    )
 
 
 def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:

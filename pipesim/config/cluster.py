@@ -105,6 +105,7 @@ class Simulation(Section):
     """How the step is replayed.
 
     ``pair_factor``: an overlapped forward and backward (DualPipe) take this times the sum of their durations.
+    ``extrapolate``: simulate fewer micro-batches where the step then provably repeats itself; the result is the same.
     """
 
     engine: Literal["event", "compiled"] = "event"
@@ -112,3 +113,4 @@ class Simulation(Section):
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     pair_factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    extrapolate: bool = False

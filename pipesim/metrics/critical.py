@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,8 +58,8 @@ def _backwards(timeline: Timeline) -> Iterator[Segment]:
         yield Segment(first, first, moment, start, hop=True)
 
 
-def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
-    """Share of the step time per op kind on the path, largest first, names in alphabetical order on ties."""
+def amounts(timeline: Timeline, path: Sequence[Segment]) -> dict[str, int]:
+    """Picoseconds per op kind on the path, and `P2P` for transfers; without kinds that take no time there."""
     kind, duration = timeline.graph.kind, timeline.graph.duration
     total = np.zeros(len(Kind), np.int64)
     nodes = np.flatnonzero(on_path(timeline, path))
@@ -67,10 +67,14 @@ def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
     for segment in path:
         if not segment.hop:
             total[kind[segment.last]] -= timeline.end[segment.last] - segment.end
-    amounts = {k.name: int(total[k]) for k in Kind if total[k]}
+    found = {k.name: int(total[k]) for k in Kind if total[k]}
     if hops := sum(s.end - s.start for s in path if s.hop):
-        amounts[P2P] = hops
-    step = timeline.makespan
+        found[P2P] = hops
+    return found
+
+
+def shares(amounts: Mapping[str, int], step: int) -> dict[str, float]:
+    """Share of the step time per op kind, largest first, names in alphabetical order on ties."""
     ordered = sorted(amounts.items(), key=lambda item: (-item[1], item[0]))
     return {name: amount / step for name, amount in ordered} if step else {}
 
