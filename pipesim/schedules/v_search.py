@@ -8,7 +8,7 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import permutations
 from typing import NamedTuple
 
@@ -22,13 +22,15 @@ from pipesim.schedules.v_list import Costs, Policy, list_schedule, measure
 
 PERIOD = 6
 _SEED = 0
-_EFFORT = 4_000_000
-"""Ops placed by list scheduling in one search: about a second, less for small programs."""
-_MOST_TRIES = 3000
+_OPS = 2_000_000
+"""Ops placed by list scheduling, or by blocks, in one search of effort 1: about half a second."""
+_MOST_TRIES = 2000
 _BLOCKS = 200
-"""Blocks tried. Those that fill the limit best come first; with unit costs the best was among the first 172 for
-P = 8, 16, 32 at any limit.
+"""Fewest blocks tried. Those that fill the limit best come first; with unit costs the best was among the first 172
+for P = 8, 16, 32 at any limit.
 """
+_LIST_SCHEDULES = 40
+"""Fewest list schedules tried."""
 _NEVER = 1e18
 
 
@@ -41,6 +43,12 @@ class Problem(NamedTuple):
     microbatches: int
     limit: int
     by_span: bool
+    effort: float = 1.0
+
+    def tries(self, fewest: int) -> int:
+        """How many orders to try, ``fewest`` at effort 1 for large programs."""
+        affordable = np.clip(_OPS // (OPS * self.costs.duration.shape[1] * self.microbatches), fewest, _MOST_TRIES)
+        return max(1, round(self.effort * int(affordable)))
 
 
 class Scored(NamedTuple):
@@ -70,15 +78,27 @@ def scored(problem: Problem, order: Ints) -> Scored:
     return Scored((span, makespan) if problem.by_span else (makespan, span), order)
 
 
-def best_of(candidates: Iterator[Scored]) -> Scored | None:
-    """The first candidate with the smallest score; None if there are none."""
-    return min(candidates, key=lambda candidate: candidate.score, default=None)
+def best_of(candidates: Iterable[Scored], least: tuple[int, int] = (0, 0)) -> Ints:
+    """The order with the smallest score; looks no further once both numbers of a score are ``least``.
+
+    Raises:
+        ValueError: there are no candidates.
+    """
+    best: Scored | None = None
+    for candidate in candidates:
+        if best is None or candidate.score < best.score:
+            best = candidate
+            if best.score[0] <= least[0] and best.score[1] <= least[1]:
+                break
+    if best is None:
+        raise ValueError("no orders to choose from")
+    return best.order
 
 
 def block_orders(problem: Problem) -> Iterator[Scored]:
     """Orders of building blocks that keep the limit, those that hold activations longest first."""
     ranks = problem.costs.duration.shape[1]
-    for block in sorted(uniform_blocks(ranks, problem.limit), key=residence, reverse=True)[:_BLOCKS]:
+    for block in sorted(uniform_blocks(ranks, problem.limit), key=residence, reverse=True)[: problem.tries(_BLOCKS)]:
         order = blocks.unroll(block, problem.microbatches, PERIOD, problem.limit)
         if order is not None:
             yield scored(problem, order)
@@ -132,10 +152,9 @@ def _unwind(residues: Ints) -> Ints:
 def list_orders(problem: Problem) -> Iterator[Scored]:
     """List schedules: random policies first, then changes to the best three of them."""
     rng = np.random.default_rng(_SEED)
-    ranks = problem.costs.duration.shape[1]
-    tries = int(np.clip(_EFFORT // (OPS * ranks * problem.microbatches), 40, _MOST_TRIES))
+    tries = problem.tries(_LIST_SCHEDULES)
     pool = []
-    for _ in range(tries // 4):
+    for _ in range(1 + tries // 4):
         genes = _random(problem, rng)
         pool.append((_schedule(problem, genes), genes))
         yield pool[-1][0]
