@@ -46,7 +46,7 @@ def _inserted(program: Program, graph: OpGraph, end: NDArray[np.int64] | None) -
     """Exchanges around single ops, by their estimated ends; or around forwards and backwards together for None."""
     consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))
     travels = np.flatnonzero(graph.dep_message != NO_MESSAGE)
-    sender, receiver = graph.dep_node[travels], consumer[travels]
+    sender, receiver = graph.dep_node[travels].astype(np.int64), consumer[travels]
     sender_of, needed_by = _true_ends(program, sender, receiver, graph.dep_message[travels])
     forward = program.kind[sender_of] == Kind.F
     if end is None:
