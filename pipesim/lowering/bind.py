@@ -80,7 +80,7 @@ class Binder:
 
 
 def duration_table(times: StageTimes) -> Picoseconds:
-    """Picoseconds by kind and stage, shape (kinds, S). A full backward is exactly its two halves."""
+    """Picoseconds by kind and stage, shape (kinds, S). A full backward is its two halves less their overlap."""
     table = np.zeros((len(Kind), len(times.forward)), np.int64)
     table[list(_PRICES)] = to_picoseconds(np.stack([getattr(times, name) for name in _PRICES.values()]))
     table[Kind.B] = table[Kind.I] + table[Kind.W]
