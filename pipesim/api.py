@@ -55,6 +55,7 @@ class Plan:
             synchronous=self.schedule.synchronous_optimizer,
             triggers=self.schedule.gradient_triggers(program),
             blocking_reductions=self.schedule.blocking_reductions,
+            paired_exchanges=self.schedule.paired_exchanges,
         )
 
 

@@ -32,7 +32,7 @@ CONTEXT_BYTES = 0.5e9
 
 Item = TypeVar("Item")
 
-_PHASES = ("forward", "input_grad", "weight_grad", "recompute")
+_PHASES = ("forward", "input_grad", "weight_grad", "recompute", "overlap")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Lowering:
     ``p2p``: transfers beside the compute stream, or holding it. ``zero``: ZeRO stage. ``synchronous``: all
     ranks wait for each other before the optimizer step. ``triggers`` and ``blocking_reductions``: as in
     `DataParallel`, with triggers numbered in the program as the schedule made it; None for "after the stage's
-    last backward".
+    last backward". ``paired_exchanges``: blocking transfers come after a forward and a backward together.
     """
 
     p2p: Literal["overlapped", "blocking"] = "overlapped"
@@ -34,6 +34,7 @@ class Lowering:
     synchronous: bool = True
     triggers: NDArray[np.int64] | None = None
     blocking_reductions: bool = False
+    paired_exchanges: bool = False
 
 
 def lower(program: Program, costs: Costs, options: Lowering | None = None) -> OpGraph:
@@ -44,7 +45,7 @@ def lower(program: Program, costs: Costs, options: Lowering | None = None) -> Op
     if times.recompute.any():
         program = insert_recompute(program, times.recompute)
     if options.p2p == "blocking":
-        program = insert_exchanges(program)
+        program = insert_exchanges(program, options.paired_exchanges)
     reduces, gathers = bool(times.reduce_grad.any()), bool(times.unshard.any())
     steps = bool(times.optimizer.any()) or reduces
     if steps:

@@ -173,7 +173,7 @@ def _take_out_collectives(graph: OpGraph, times: StageTimes, parts: dict[str, Pi
     table[Kind.F] = to_picoseconds(times.forward_collective)
     table[Kind.I] = to_picoseconds(times.input_grad_collective)
     table[Kind.W] = to_picoseconds(times.weight_grad_collective)
-    table[Kind.B] = table[Kind.I] + table[Kind.W]
+    table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap_collective)
     again = np.zeros_like(table)
     again[Kind.RECOMPUTE] = to_picoseconds(times.recompute_collective)
     for name, inside in (("recompute", again), ("compute", table)):

@@ -140,6 +140,11 @@ class Schedule:
         return False
 
     @property
+    def paired_exchanges(self) -> bool:
+        """Whether blocking transfers come once after a forward and a backward together, not after each."""
+        return False
+
+    @property
     def synchronous_optimizer(self) -> bool:
         """Whether all ranks wait for each other before the optimizer step."""
         return getattr(self, "optimizer", "synchronous") == "synchronous"
