@@ -40,6 +40,9 @@ _FAMILIES: dict[str, str] = {
     "gis-h": "grouped_interleaved",
     "dualpipe": "dualpipe",
     "dualpipe-v": "dualpipe",
+    "pipedream": "asynchronous",
+    "pipedream-2bw": "asynchronous",
+    "layerpipe2": "asynchronous",
     "custom": "custom",
 }
 """Name -> module of this package that defines it."""
