@@ -55,6 +55,8 @@ class Plan:
             synchronous=self.schedule.synchronous_optimizer,
             triggers=self.schedule.gradient_triggers(program),
             blocking_reductions=self.schedule.blocking_reductions,
+            weights=self.schedule.weight_policy,
+            second_engine=self.schedule.second_engine,
         )
 
 

@@ -42,6 +42,9 @@ def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:
         p2p=costs.p2p,
         activation=memory.activation,
         weight_grad_share=memory.weight_grad_share,
+        optimizer=costs.optimizer,
+        reconstruct=costs.reconstruct,
+        weights=memory.weights,
     )
 
 

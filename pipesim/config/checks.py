@@ -120,7 +120,7 @@ def _stages(schedule: ScheduleChoice, ranks: int) -> int:
 
 def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice) -> Iterator[Problem]:
     stages = _stages(schedule, pipeline.ranks)
-    for name in ("forward", "input_grad", "weight_grad"):
+    for name in ("forward", "input_grad", "weight_grad", "optimizer", "reconstruct"):
         times = getattr(costs, name)
         if isinstance(times, tuple) and len(times) != stages:
             allowed = f"{stages} entries, one per stage, or a single number"

@@ -50,7 +50,8 @@ class StageTimes:
     forward work before a backward. The ``*_collective`` entries say how much of a duration is tensor,
     context or expert parallel communication inside the op; they are included in it, not added to it.
     ``reduce_grad`` is the stage's gradient all-reduce or reduce-scatter over data-parallel replicas,
-    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update; all once per use.
+    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update, ``reconstruct`` the recovery of
+    older weights from a moving average of gradients; all once per use.
     """
 
     forward: Seconds
@@ -64,6 +65,7 @@ class StageTimes:
     input_grad_collective: Seconds
     weight_grad_collective: Seconds
     recompute_collective: Seconds
+    reconstruct: Seconds
 
     @classmethod
     def simple(cls, forward: Seconds, input_grad: Seconds, weight_grad: Seconds, **other: Seconds) -> StageTimes:

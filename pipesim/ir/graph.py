@@ -24,6 +24,9 @@ NO_MESSAGE = -1
 COMPUTE, COLLECTIVE, HOST, SHARED = "compute", "collective", "host", "shared"
 """Names of streams: a rank's kernels, its data-parallel collectives, its host copies; shared by all ranks."""
 
+UPDATE = "update"
+"""Name of a rank's second compute stream, where it has an engine for weight gradients and the optimizer."""
+
 
 @dataclass(frozen=True)
 class Stream:

@@ -31,6 +31,7 @@ def duration_table(times: StageTimes) -> Picoseconds:
     table[Kind.REDUCE_GRAD] = to_picoseconds(times.reduce_grad)
     table[Kind.UNSHARD] = to_picoseconds(times.unshard)
     table[Kind.OPT] = to_picoseconds(times.optimizer)
+    table[Kind.RECONSTRUCT] = to_picoseconds(times.reconstruct)
     return table
 
 
