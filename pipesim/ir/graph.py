@@ -75,6 +75,11 @@ class OpGraph:
         return len(self.route_of)
 
     @property
+    def has_updates(self) -> bool:
+        """Whether weights change between micro-batches: there is no flush."""
+        return bool(((self.kind == Kind.OPT) & (self.stage >= 0)).any())
+
+    @property
     def stream(self) -> NDArray[np.int32]:
         """Stream of every node."""
         return np.repeat(np.arange(len(self.streams), dtype=np.int32), np.diff(self.starts))

@@ -27,7 +27,7 @@ PARTS = (
     "drain",
     "optimizer",
 )
-_WORK = {"recompute": (Kind.RECOMPUTE,), "optimizer": (Kind.OPT,)}
+_WORK = {"recompute": (Kind.RECOMPUTE,), "optimizer": (Kind.OPT, Kind.RECONSTRUCT)}
 
 Picoseconds = NDArray[np.int64]
 
