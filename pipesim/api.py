@@ -93,10 +93,7 @@ def plan(config: Config | Source) -> Plan:
 def _costs(config: Config, placement: Placement) -> tuple[Costs, Work | None]:
     from pipesim import pricing
 
-    if config.form == "abstract":
-        costs, work = pricing.abstract_costs(config, placement), None
-    else:
-        costs, work = pricing.cluster_costs(config, placement)
+    costs, work = pricing.costs_of(config, placement)
     return replace(costs, pair_factor=config.simulation.pair_factor), work
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,19 +14,15 @@ from pipesim.metrics.collect import Work
 
 if TYPE_CHECKING:
     from pipesim.config.document import AbstractConfig, ClusterConfig
-    from pipesim.hardware import Cluster, Layout
-    from pipesim.workload.model import Model
-    from pipesim.workload.training import Training
 
 
-@dataclass(frozen=True)
-class Job:
-    """The real thing behind a cluster config: what is trained, on what, how."""
+def costs_of(config: AbstractConfig | ClusterConfig, placement: Placement) -> tuple[Costs, Work | None]:
+    """Costs of either form, and what a step gets done where that is known."""
+    from pipesim.config.document import AbstractConfig
 
-    model: Model
-    cluster: Cluster
-    layout: Layout
-    training: Training
+    if isinstance(config, AbstractConfig):
+        return abstract_costs(config, placement), None
+    return cluster_costs(config, placement)
 
 
 def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:
@@ -53,24 +49,23 @@ def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, W
     from pipesim.costs.analytic import analytic_costs, step_work
     from pipesim.workload.partition import partition
 
-    job = job_of(config)
-    layers = partition(job.model.layers, placement.stages, config.training.partition)
-    costs = analytic_costs(
-        job.model, job.cluster, job.layout, job.training, placement.stages, layers, holders(placement)
-    )
+    model, cluster = config.build_model(), config.build_cluster()
+    layout, training = config.build_layout(), config.build_training()
+    layers = partition(model.layers, placement.stages, config.training.partition)
+    costs = analytic_costs(model, cluster, layout, training, placement.stages, layers, holders(placement))
     costs = replace(costs, gradient_buckets=np.maximum(1, np.array(layers, np.int64)))
     if config.costs is not None:
         from pipesim.costs.profile import profile_costs
 
         costs = profile_costs(config.directory / config.costs.profile, costs, layers)
-    done = step_work(job.model, job.training)
+    done = step_work(model, training)
     work = Work(
         samples=done.samples,
         tokens=done.tokens,
         model_flops=done.model_flops,
         hardware_flops=done.hardware_flops,
-        gpus=job.layout.world_size,
-        peak_flops=job.cluster.gpu.peak(job.training.precision),
+        gpus=layout.world_size,
+        peak_flops=cluster.gpu.peak(training.precision),
     )
     return costs, work
 
@@ -78,42 +73,3 @@ def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, W
 def holders(placement: Placement) -> list[list[int]]:
     """Ranks that hold each stage."""
     return [np.flatnonzero(column).tolist() for column in placement.holds.T]
-
-
-def job_of(config: ClusterConfig) -> Job:
-    """The model, cluster, layout and training that a config describes."""
-    from pipesim.config.model import build_model
-    from pipesim.hardware import Layout, build_cluster
-    from pipesim.workload.training import Training
-
-    cluster, parallelism, training = config.cluster, config.parallelism, config.training
-    return Job(
-        model=build_model(config.model, config.directory),
-        cluster=build_cluster(
-            cluster.gpu,
-            gpus_per_node=cluster.gpus_per_node,
-            nodes=cluster.nodes,
-            intra_node=cluster.intra_node,
-            inter_node=cluster.inter_node,
-            nics_per_node=cluster.nics_per_node,
-        ),
-        layout=Layout(
-            pipeline=parallelism.pipeline,
-            tensor=parallelism.tensor,
-            data=parallelism.data,
-            context=parallelism.context,
-            expert=parallelism.expert,
-            gpus_per_node=cluster.gpus_per_node,
-            order=parallelism.order,
-        ),
-        training=Training(
-            micro_batch=training.micro_batch,
-            global_batch=training.global_batch,
-            precision=training.precision,
-            recompute=training.recompute,
-            zero=training.zero,
-            optimizer=training.optimizer,
-            sequence_parallel=config.sequence_parallel,
-            flash_attention=training.flash_attention,
-        ),
-    )

@@ -164,6 +164,18 @@ def _listing(name: str, summary: str) -> Callable[[_Subparsers], _Parser]:
     return add
 
 
+def _accuracy(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "accuracy", "accuracy", "compare predictions with published measurements")
+    parser.add_argument(
+        "--source", metavar="NAME", action="append",
+        help="only this source of measurements (repeatable)",
+    )  # fmt: skip
+    parser.add_argument("--rows", action="store_true", help="list every row, not only summaries")
+    _add_json(parser)
+    parser.add_argument("--plot", metavar="FILE", type=_file(FIGURES), help="draw predicted against measured")
+    return parser
+
+
 def _schema(subparsers: _Subparsers) -> _Parser:
     return _command(subparsers, "schema", "schema", "print the JSON schema of configs, for editors")
 
@@ -176,6 +188,7 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),
+    "accuracy": _accuracy,
     "schema": _schema,
 }
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from pipesim.cli import EXIT_DOES_NOT_FIT
-from pipesim.cli.output import check_directory, check_files, say, whole_file, working, write_text
+from pipesim.cli.output import check_directory, check_files, say, working, write_text
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     with working("simulating"):
         result = api.simulate(config, engine=config.simulation.engine)
     say(result.summary(), arguments.json)
-    if not result.fits:
+    if exit_code([result.metrics]):
         _advise(config, arguments)
     _write(result, arguments)
     return exit_code([result.metrics])
@@ -37,7 +37,9 @@ def _advise(config: Any, arguments: argparse.Namespace) -> None:
 
     with working("looking for what would fit"):
         found = advise(config)
-    say("What would change that, one at a time:\n" + "".join(f"  {each}\n" for each in found), arguments.json)
+    if found:
+        lines = ["What would change that, one at a time:", *(f"  {each}" for each in found)]
+        say("\n".join(lines), arguments.json)
 
 
 def _write(result: Any, arguments: argparse.Namespace) -> None:
@@ -48,11 +50,11 @@ def _write(result: Any, arguments: argparse.Namespace) -> None:
     if arguments.gantt:
         save_figure(result.gantt().figure, arguments.gantt)
     if arguments.trace:
-        with whole_file(arguments.trace) as path:
-            result.write_trace(path)
+        result.write_trace(arguments.trace)
 
 
 def save_figure(figure: Any, name: str) -> None:
-    """Draw into a file of the format that its name ends in."""
-    with whole_file(name) as path:
-        figure.savefig(path, bbox_inches="tight")
+    """Draw into a file of the format that its name ends in; the same bytes every time."""
+    from pipesim.report.figures import save
+
+    save(figure, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipesim.config.abstract import Pipeline, UnitCosts
-from pipesim.config.cluster import Cluster, Parallelism, Profile, Training
+from pipesim.config.cluster import Cluster, Parallelism, Profile, Simulation, Training
 from pipesim.config.model import build_model
 from pipesim.config.schedule import ScheduleChoice
 from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
@@ -30,6 +30,8 @@ def abstract_problems(sections: Sections, _raw: Mapping[str, Any], _directory: P
     pipeline, costs, schedule = (sections.get(key) for key in ("pipeline", "costs", "schedule"))
     if costs is not None:
         yield from _all_zero(costs)
+    if schedule is not None and "simulation" in sections:
+        yield from _engines_and_transfers(schedule, sections["simulation"])
     if pipeline is not None and schedule is not None:
         problems = list(_schedulable(schedule, pipeline.ranks, pipeline.microbatches, "pipeline"))
         yield from problems
@@ -62,6 +64,10 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
         yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
         yield from _batches(schedule, parallelism, training)
+        if schedule is not None:
+            yield from _sharded_without_flush(schedule, parallelism, training)
+    if schedule is not None and "simulation" in sections:
+        yield from _engines_and_transfers(schedule, sections["simulation"])
 
 
 def _hardware(raw: Any) -> tuple[BuiltCluster | None, Sequence[Problem]]:
@@ -109,6 +115,20 @@ def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: 
             built.check(ranks, microbatches)
     except (ScheduleError, ProgramError) as error:
         yield Problem("schedule", str(error))
+
+
+def _sharded_without_flush(schedule: ScheduleChoice, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+    """Sharded state would have to be gathered after every micro-batch's update."""
+    replicas = parallelism.data * parallelism.context
+    if training.zero and replicas > 1 and not schedule.build().flush:
+        message = f"schedule {schedule.name} steps the optimizer between micro-batches, on whole weights"
+        yield Problem("training.zero", message, f"{training.zero} over {replicas} replicas", "0")
+
+
+def _engines_and_transfers(schedule: ScheduleChoice, simulation: Simulation) -> Iterator[Problem]:
+    if simulation.p2p == "blocking" and schedule.build().second_engine:
+        message = "blocking transfers would hold one of a rank's two engines"
+        yield Problem("simulation.p2p", message, "'blocking'", "overlapped", "schedule.engines: 1")
 
 
 def _stages(schedule: ScheduleChoice, ranks: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from pipesim.config.section import Count, Counts, Ranks, Section, refuse
 
@@ -84,6 +84,8 @@ class Training(Section):
     flash_attention: bool = True
     gradients: Literal["fp32", "half"] = "fp32"
     scatter_gather: bool = True
+    launch_floor: bool = True
+    fused_gradients: bool = True
     partition: Counts | None = None
 
 
@@ -93,6 +95,12 @@ class Profile(Section):
     profile: str
 
 
+def _available(network: str) -> str:
+    if network == "fair":
+        raise refuse("not available yet", "ideal, fifo")
+    return network
+
+
 class Simulation(Section):
     """How the step is replayed.
 
@@ -100,7 +108,7 @@ class Simulation(Section):
     """
 
     engine: Literal["event", "compiled"] = "event"
-    network: Literal["ideal", "fifo", "fair"] = "ideal"
+    network: Annotated[Literal["ideal", "fifo", "fair"], AfterValidator(_available)] = "ideal"
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     pair_factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0

@@ -26,26 +26,21 @@ def build_model(spec: ModelSpec, directory: Path) -> Model:
 
     Raises ConfigError with every problem found, at paths under ``model``.
     """
-    from pipesim.workload.load import model_from_mapping
-
-    _refuse_absurd(spec)
     if isinstance(spec, str):
         return _named(spec, directory, {}, "model")
+    _refuse_absurd(spec)
     changes = {key: value for key, value in spec.items() if key != "base"}
     if "base" not in spec:
-        return model_from_mapping(spec)
-    base = spec["base"]
-    if not isinstance(base, str):
-        raise ConfigError([Problem("model.base", "neither a name nor a path", repr(base))])
-    return _named(base, directory, changes, "model.base")
+        return _described(changes, {}, "custom", "model")
+    if isinstance(spec["base"], str):
+        return _named(spec["base"], directory, changes, "model.base")
+    raise ConfigError([Problem("model.base", "neither a name nor a path", describe(spec["base"]))])
 
 
-def _refuse_absurd(fields: ModelSpec, path: str = "model") -> None:
-    if isinstance(fields, str):
-        return
+def _refuse_absurd(fields: Mapping[str, Any]) -> None:
     limits = [(key, value, _LARGEST.get(key, LARGEST)) for key, value in fields.items() if type(value) is int]
     problems = [
-        Problem(f"{path}.{key}", "too large", describe(value), f"at most {limit}")
+        Problem(f"model.{key}", "too large", describe(value), f"at most {limit}")
         for key, value, limit in limits
         if value > limit and "theta" not in key
     ]
@@ -55,28 +50,31 @@ def _refuse_absurd(fields: ModelSpec, path: str = "model") -> None:
 
 def _named(name: str, directory: Path, changes: Mapping[str, Any], path: str) -> Model:
     if name.endswith(".json") or "/" in name or "\\" in name:
-        return _from_file(name, directory, changes, path)
+        content = _read_json(directory / name, name, path)
+        _refuse_absurd(content)
+        return _described(content, changes, Path(name).stem, path)
     from pipesim import catalog
-    from pipesim.workload.load import model_from_mapping
 
     entries = catalog.load("models")
     if name not in entries:
         allowed = ", ".join(entries) + ", or a path to a config.json"
         raise ConfigError([Problem(path, "not in the catalog of models", repr(name), allowed, nearest(name, entries))])
-    return model_from_mapping({**entries[name], **changes}, name)
+    return _described(entries[name], changes, name, path)
 
 
-def _from_file(name: str, directory: Path, changes: Mapping[str, Any], path: str) -> Model:
-    from pipesim.workload.huggingface import model_from_huggingface
+def _described(fields: Mapping[str, Any], changes: Mapping[str, Any], name: str, path: str) -> Model:
+    """A model from our own fields, or from those of Hugging Face, of which only the sequence can be changed."""
+    from pipesim.workload.huggingface import is_huggingface, model_from_huggingface
+    from pipesim.workload.load import model_from_mapping
 
+    if not is_huggingface(fields):
+        return model_from_mapping({**fields, **changes}, name)
     others = [key for key in changes if key != "sequence"]
     if others:
         message = "cannot be changed on a config.json; change the file"
-        raise ConfigError([Problem(f"model.{key}", message, repr(changes[key]), "sequence") for key in others])
-    content = _read_json(directory / name, name, path)
-    _refuse_absurd(content)
+        raise ConfigError([Problem(f"model.{key}", message, describe(changes[key]), "sequence") for key in others])
     try:
-        return model_from_huggingface(content, changes.get("sequence"), Path(name).stem)
+        return model_from_huggingface(fields, changes.get("sequence", fields.get("sequence")), name)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         # a file from anywhere may have any type under any key
         raise ConfigError([Problem(path, f"a config.json with unusable values: {error!r}", repr(name))]) from None

@@ -78,13 +78,24 @@ class ScheduleChoice:
 
 
 def schedule_options(name: str) -> dict[str, Option]:
-    """The options of a schedule by name. Raises ScheduleError for an unknown schedule."""
+    """The options of a schedule by name. Raises ScheduleError for one that is unknown or cannot be loaded."""
     from pipesim import schedules
 
-    cls = schedules.get(name)
+    cls = _load(name)
     hints = get_type_hints(cls)
     named = schedules.base.options(cls)
     return {name: _option(name, f, hints[f.name]) for name, f in named.items() if f.init}
+
+
+def _load(name: str) -> type[BuiltSchedule]:
+    from pipesim import schedules
+
+    try:
+        return schedules.get(name)
+    except ScheduleError:
+        raise
+    except Exception as error:  # the module of a plug-in may fail in any way when it is imported
+        raise ScheduleError(f"schedule {name!r} cannot be loaded: {error}") from None
 
 
 def _option(name: str, field_: Any, annotation: Any) -> Option:
@@ -170,9 +181,9 @@ def _name_faults(name: Any, where: tuple[str, ...]) -> list[Fault]:
         near = nearest(str(name), [*names, *others])
         return [Fault(where, "unknown schedule", name, listed(names), near)]
     try:
-        schedules.get(name)
-    except Exception as error:  # the module of a plug-in may fail in any way when it is imported
-        return [Fault(where, f"cannot be loaded: {error}", name)]
+        _load(name)
+    except ScheduleError as error:
+        return [Fault(where, str(error), name)]
     return []
 
 

@@ -23,7 +23,7 @@ def unit_costs(
     p2p: float = 0.0,
     activation: Given = 1.0,
     weight_grad_share: float = 1.0,
-    chunks: int = 1,
+    chunks: float = 1,
     optimizer: Given = 0.0,
     reconstruct: Given = 0.0,
     weights: Given = 0.0,
@@ -57,7 +57,7 @@ def unit_costs(
     )
 
 
-def _per_stage(path: str, given: Given, stages: int, chunks: int, problems: list[Problem]) -> NDArray[np.float64]:
+def _per_stage(path: str, given: Given, stages: int, chunks: float, problems: list[Problem]) -> NDArray[np.float64]:
     """One value per stage, whichever way it was given."""
     if isinstance(given, Sequence):
         if len(given) != stages:

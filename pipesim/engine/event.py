@@ -27,9 +27,7 @@ def run(graph: OpGraph) -> Timeline:
     Raises:
         DeadlockError: some streams wait for each other; the message says for what.
     """
-    start = Replay(graph).run()
-    end = start + graph.duration
-    return Timeline(graph, start, end, end[graph.dep_node] + graph.dep_lag)
+    return Timeline(graph, Replay(graph).run() + graph.duration)
 
 
 class Replay:

@@ -31,7 +31,7 @@ def run(graph: OpGraph, traffic: Traffic) -> Timeline:
     """
     replay = SharedReplay(graph, traffic)
     start = replay.run()
-    return Timeline(graph, start, start + graph.duration, replay.arrivals())
+    return Timeline(graph, start + graph.duration, replay.arrivals())
 
 
 class Request(NamedTuple):

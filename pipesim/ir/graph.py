@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.ir.op import Kind, Op
 from pipesim.ir.placement import Placement
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 NO_MESSAGE = -1
 """``dep_message`` of a dependency that moves no data between ranks."""
@@ -55,8 +58,8 @@ class OpGraph:
     microbatch: NDArray[np.int32]
     paired: NDArray[np.bool_]
     duration: NDArray[np.int64]
-    dep_starts: NDArray[np.int64]
-    dep_node: NDArray[np.int64]
+    dep_starts: NDArray[np.int32]
+    dep_node: NDArray[np.int32]
     dep_fraction: NDArray[np.float64] | None
     dep_message: NDArray[np.int32]
     dep_lag: NDArray[np.int64]
@@ -95,11 +98,29 @@ class OpGraph:
         """Nodes on compute streams; they come first."""
         return int(self.starts[self.ranks])
 
+    def lookup(self, table: NDArray[Number]) -> NDArray[Number]:
+        """Entries of a (kinds, S) table for every node, shape (n,); zero for nodes without a stage."""
+        width = table.shape[1] + 1
+        padded = np.zeros((len(table), width), table.dtype)
+        padded[:, :-1] = table
+        place = np.multiply(self.kind, width, dtype=np.int32)
+        place += self.stage
+        return padded.ravel()[place]
+
+    def per_rank(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sums of ``values``, one for each node of the compute streams, by rank; shape (P,)."""
+        starts = self.starts[: self.ranks + 1]
+        some = starts[1:] > starts[:-1]
+        total = np.zeros(self.ranks, np.int64)
+        if some.any():
+            total[some] = np.add.reduceat(values, starts[:-1][some])
+        return total
+
     def op(self, node: int) -> Op:
         """The op that a node is."""
         return Op(int(self.stage[node]), Kind(self.kind[node]), int(self.microbatch[node]))
 
-    def dependencies(self, node: int) -> NDArray[np.int64]:
+    def dependencies(self, node: int) -> NDArray[np.int32]:
         """Nodes that ``node`` waits for, besides the one before it on its stream."""
         return self.dep_node[self.dep_starts[node] : self.dep_starts[node + 1]]
 

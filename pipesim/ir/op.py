@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipesim.errors import ProgramError
 
@@ -43,6 +49,12 @@ COMPUTE_KINDS = (Kind.F, Kind.I, Kind.W, Kind.B)
 BACKWARD_KINDS = (Kind.I, Kind.B)
 GRADIENT_KINDS = (Kind.W, Kind.B)
 """Kinds that complete the gradient of a stage's weights for a micro-batch; a stage's OPT comes after them."""
+
+
+def is_any(kind: NDArray[np.int8], kinds: Sequence[Kind]) -> NDArray[np.bool_]:
+    """Which entries of an array are one of a few kinds."""
+    return reduce(or_, (kind == one for one in kinds))
+
 
 _TOKEN = re.compile(r"(\d+)([A-Z_]+?)(\d+)$")
 _PAIR = re.compile(r"\(([^;()]+);([^;()]+)\)(?:OVERLAP_F_B)?$")

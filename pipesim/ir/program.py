@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,15 +79,15 @@ class Program:
     ) -> Program:
         """A program without pairs from (kind, stage, micro-batch) arrays, one triple per rank."""
         sizes = [len(kind) for kind, _, _ in columns]
-        kind, stage, microbatch = (np.concatenate(column) for column in zip(*columns, strict=True))
+        kinds, stages, microbatch_columns = zip(*columns, strict=True)
         return cls(
             placement=placement,
             route_of=np.zeros(microbatches, np.int32) if route_of is None else route_of,
             starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-            kind=kind.astype(np.int8),
-            stage=stage.astype(np.int32),
-            microbatch=microbatch.astype(np.int32),
-            paired=np.zeros(len(kind), bool),
+            kind=_joined(kinds, np.int8),
+            stage=_joined(stages, np.int32),
+            microbatch=_joined(microbatch_columns, np.int32),
+            paired=np.zeros(sum(sizes), bool),
         )
 
     @property
@@ -170,6 +171,10 @@ class Program:
             microbatch=self.microbatch[keep],
             paired=self.paired[keep],
         )
+
+
+def _joined(parts: Sequence[NDArray[np.integer]], dtype: type[np.signedinteger]) -> NDArray[Any]:
+    return np.concatenate(parts, dtype=dtype, casting="same_kind")
 
 
 def _rows(item: OpLike) -> list[tuple[int, int, int, bool]]:

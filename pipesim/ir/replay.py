@@ -1,6 +1,7 @@
-"""The plainest replay of a graph: every stream goes on as far as it can, in Python, without lags.
+"""The plainest replay of a graph: every stream goes on as far as it can, without lags.
 
-For checks and estimates of small and middle-sized graphs; engines do the real work.
+For checks and estimates; engines do the real work. Small graphs are replayed in Python, so that they do not pay
+for numba's import.
 """
 
 from __future__ import annotations
@@ -11,10 +12,24 @@ from numpy.typing import NDArray
 from pipesim.ir.graph import OpGraph
 
 NEVER = -1
+_LARGE = 100_000
+"""Nodes from which on machine code is worth its import (about as long as Python takes for so many)."""
 
 
 def earliest_ends(graph: OpGraph, duration: NDArray[np.int64]) -> NDArray[np.int64]:
     """Earliest end of every node for the given durations and no lags, shape (n,); -1 for nodes never reached."""
+    return _compiled(graph, duration) if len(graph) > _LARGE else _plain(graph, duration)
+
+
+def _compiled(graph: OpGraph, duration: NDArray[np.int64]) -> NDArray[np.int64]:
+    from pipesim.ir.sweep import replay
+
+    end = np.full(len(graph), NEVER, np.int64)
+    replay(graph.starts, graph.dep_starts, graph.dep_node, np.zeros_like(graph.dep_lag), duration, end)
+    return end
+
+
+def _plain(graph: OpGraph, duration: NDArray[np.int64]) -> NDArray[np.int64]:
     starts, dep_starts, dep_node = graph.starts.tolist(), graph.dep_starts.tolist(), graph.dep_node.tolist()
     length = duration.tolist()
     end = [NEVER] * len(graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +16,48 @@ PICOSECONDS = 10**12
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """``start`` and ``end`` of every node of ``graph``, int64 picoseconds, shape (n,).
+    """``end`` of every node of ``graph``, int64 picoseconds, shape (n,); its start follows from its duration.
 
-    ``arrival`` is when each dependency arrived, shape (m,): with lags that never change (an ideal network)
-    it follows from ``end``; an engine that lets transfers share links reports what happened.
+    ``arrived`` is when each dependency arrived, shape (m,), from an engine that lets transfers share links;
+    None where lags never change (an ideal network), so that arrivals follow from the ends.
     """
 
     graph: OpGraph
-    start: NDArray[np.int64]
     end: NDArray[np.int64]
-    arrival: NDArray[np.int64]
+    arrived: NDArray[np.int64] | None = None
+
+    @cached_property
+    def start(self) -> NDArray[np.int64]:
+        """Start of every node, shape (n,)."""
+        return self.end - self.graph.duration
+
+    @cached_property
+    def arrival(self) -> NDArray[np.int64]:
+        """When each dependency arrived, shape (m,)."""
+        return self.arrived if self.arrived is not None else self.arrival_of(slice(None))
+
+    def arrival_of(self, edges: NDArray[np.int64] | slice | int) -> NDArray[np.int64]:
+        """When some dependencies arrived, by their numbers."""
+        if self.arrived is not None:
+            return np.asarray(self.arrived[edges])
+        return np.asarray(self.end[self.graph.dep_node[edges]] + self.graph.dep_lag[edges])
+
+    @property
+    def origin(self) -> int:
+        """Start of the step: the earliest start of a stream's first node."""
+        heads = self.graph.starts[:-1][np.diff(self.graph.starts) > 0]
+        return int((self.end[heads] - self.graph.duration[heads]).min()) if len(heads) else 0
+
+    @property
+    def finish(self) -> int:
+        """End of the step: the latest end of a stream's last node."""
+        tails = self.graph.starts[1:][np.diff(self.graph.starts) > 0] - 1
+        return int(self.end[tails].max()) if len(tails) else 0
 
     @property
     def makespan(self) -> int:
         """Last end minus first start, over all streams, in picoseconds."""
-        if len(self.end) == 0:
-            return 0
-        return int(self.end.max() - self.start.min())
+        return self.finish - self.origin
 
 
 def to_picoseconds(seconds: NDArray[np.float64]) -> NDArray[np.int64]:

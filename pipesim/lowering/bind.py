@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, StageTimes
-from pipesim.ir.graph import NO_MESSAGE, OpGraph
+from pipesim.costs.costs import Costs, Seconds, StageTimes
+from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind
+from pipesim.ir.placement import Placement, Ranks
 from pipesim.ir.timeline import to_picoseconds
 from pipesim.ir.traffic import Traffic
+from pipesim.lowering.messages import hop_ends, hops_of
 
 Picoseconds = NDArray[np.int64]
 
@@ -38,7 +40,7 @@ def duration_table(times: StageTimes) -> Picoseconds:
 def _durations(graph: OpGraph, costs: Costs) -> Picoseconds:
     table = duration_table(costs.times)
     whole_rank = graph.stage < 0
-    duration = table[graph.kind, graph.stage]
+    duration = graph.lookup(table)
     _bind_buckets(graph, costs, duration)
     if whole_rank.any():
         _bind_whole_rank(graph, table, np.flatnonzero(whole_rank), duration)
@@ -67,63 +69,36 @@ def _bind_whole_rank(graph: OpGraph, table: Picoseconds, nodes: NDArray[np.int64
 
 
 def _lags(graph: OpGraph, costs: Costs, duration: Picoseconds) -> Picoseconds:
-    lag = np.zeros(len(graph.dep_node), np.int64)
-    travels = np.flatnonzero(graph.dep_message != NO_MESSAGE)
-    if len(travels):
-        lag[travels] = _hop_times(graph, costs, travels)
+    table = hop_table(graph.placement, costs)
+    lag = table.ravel()[hops_of(graph)] if table.any() else np.zeros(len(graph.dep_node), np.int64)
     if graph.dep_fraction is not None:
-        lag -= np.rint(duration[graph.dep_node] * (1.0 - graph.dep_fraction)).astype(np.int64)
+        part = np.flatnonzero(graph.dep_fraction < 1.0)
+        left = duration[graph.dep_node[part]] * (1.0 - graph.dep_fraction[part])
+        lag[part] -= np.rint(left).astype(np.int64)
     return lag
 
 
-def _hop_times(graph: OpGraph, costs: Costs, travels: NDArray[np.int64]) -> Picoseconds:
-    source, target = _ends(graph, travels)
-    hops, message = costs.hops, costs.sizes.message
-    seconds = (
-        hops.latency_s[source, target] + message[graph.dep_message[travels]] * hops.seconds_per_byte[source, target]
-    )
+def hop_table(placement: Placement, costs: Costs) -> Picoseconds:
+    """Picoseconds of every hop, shape (routes, S, 2); zero where there is no boundary."""
+    source, target = hop_ends(placement)
+    seconds = costs.hops.latency_s[source, target] + _occupied_s(source, target, costs)
+    seconds[:, -1] = 0.0
     return to_picoseconds(seconds)
 
 
-def _ends(graph: OpGraph, travels: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Sending and receiving rank of the given dependencies."""
-    rank = graph.rank
-    consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))[travels]
-    source, target = rank[graph.dep_node[travels]], rank[consumer]
-    transfer = np.flatnonzero((graph.kind[consumer] >= Kind.SEND_F) & (graph.kind[consumer] <= Kind.RECV_B))
-    if len(transfer):
-        _ends_of_exchanges(graph, consumer[transfer], transfer, source, target)
-    return source, target
-
-
-def _ends_of_exchanges(
-    graph: OpGraph,
-    node: NDArray[np.int64],
-    where: NDArray[np.int64],
-    source: NDArray[np.int32],
-    target: NDArray[np.int32],
-) -> None:
-    """A blocking transfer waits for both its ends; which of them sends follows from its kind."""
-    kind, stage = graph.kind[node], graph.stage[node]
-    step = np.where((kind == Kind.SEND_F) | (kind == Kind.RECV_B), 1, -1)
-    route = graph.route_of[graph.microbatch[node]]
-    own, other = graph.placement.rank_of[route, stage], graph.placement.rank_of[route, stage + step]
-    sends = (kind == Kind.SEND_F) | (kind == Kind.SEND_B)
-    source[where], target[where] = np.where(sends, own, other), np.where(sends, other, own)
+def _occupied_s(source: Ranks, target: Ranks, costs: Costs) -> Seconds:
+    return costs.sizes.message[:, None] * costs.hops.seconds_per_byte[source, target]
 
 
 def traffic(graph: OpGraph, costs: Costs) -> Traffic:
     """Which ports the messages and collectives of a graph occupy, and for how long."""
-    edges = len(graph.dep_node)
-    ports, occupied = np.full((edges, 2), -1, np.int32), np.zeros(edges, np.int64)
-    travels = np.flatnonzero(graph.dep_message != NO_MESSAGE)
-    source, target = _ends(graph, travels)
-    size = costs.sizes.message[graph.dep_message[travels]]
-    occupied[travels] = to_picoseconds(size * costs.hops.seconds_per_byte[source, target])
-    ports[travels, 0] = costs.hops.send_port[source, target]
-    ports[travels, 1] = costs.hops.receive_port[source, target]
+    source, target = hop_ends(graph.placement)
+    hop = hops_of(graph)
+    ports = np.stack([costs.hops.send_port[source, target], costs.hops.receive_port[source, target]], axis=-1)
+    occupied = to_picoseconds(_occupied_s(source, target, costs))
+    ports[:, -1], occupied[:, -1] = -1, 0
     node_ports = np.full((len(graph), 2), -1, np.int32)
     if costs.collective_ports is not None:
         nodes = np.flatnonzero((graph.kind == Kind.REDUCE_GRAD) | (graph.kind == Kind.UNSHARD))
         node_ports[nodes] = costs.collective_ports[graph.rank[nodes]]
-    return Traffic(ports, occupied, node_ports)
+    return Traffic(ports.reshape(-1, 2)[hop], occupied.ravel()[hop], node_ports)

@@ -1,17 +1,23 @@
-"""Program -> op graph: who waits for whom, by the rules of `pipesim.ir.rules`, and what travels between ranks."""
+"""Program -> op graph: who waits for whom, by the rules of `pipesim.ir.rules`, and what travels between ranks.
+
+Rules are applied to whole tables of shape (S, M), the node that plays a role for every stage and micro-batch: a
+rule is then one table beside another, shifted by some stages.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.ir.graph import COMPUTE, NO_MESSAGE, OpGraph, Stream
-from pipesim.ir.op import Kind
+from pipesim.ir.op import Kind, is_any
 from pipesim.ir.program import Program
 from pipesim.ir.rules import ROLE_KINDS, RULES, Role, Rule
+from pipesim.lowering.waits import NOWHERE, Nodes, Waits
 
-Nodes = NDArray[np.int64]
-NOWHERE = -1
+Mask = NDArray[np.bool_]
 
 
 def connect(program: Program) -> OpGraph:
@@ -20,18 +26,15 @@ def connect(program: Program) -> OpGraph:
     Waiting that the stream order already implies is left out. An overlapped pair is two nodes: the first
     waits for what either op needs and carries the pair's duration, the second takes no time.
     """
-    index = RoleIndex(program)
-    slots = 4 if program.paired.any() else 2
-    producer = np.full((len(program), slots), NOWHERE, np.int64)
-    message = np.full((len(program), slots), NO_MESSAGE, np.int32)
-    rank = program.rank
+    waits = Waits(program.paired)
+    tables = role_tables(program)
+    exchanges = _has(program, (Kind.SEND_F, Kind.SEND_B))
     for rule in RULES:
-        _apply(rule, program, index, rank, producer, message)
-    if program.paired.any():
-        _merge_pairs(program.paired, producer, message)
-    _connect_exchanges(program, producer, message)
-    waits = producer != NOWHERE
-    edges = int(waits.sum())
+        if rule.consumer in tables and rule.producer in tables:
+            _apply(rule, program, tables, exchanges, waits)
+    if exchanges:
+        _connect_exchanges(program, waits)
+    dep_starts, dep_node, dep_message = waits.by_consumer()
     return OpGraph(
         placement=program.placement,
         route_of=program.route_of,
@@ -42,82 +45,68 @@ def connect(program: Program) -> OpGraph:
         microbatch=program.microbatch,
         paired=program.paired,
         duration=np.zeros(len(program), np.int64),
-        dep_starts=np.concatenate([[0], np.cumsum(waits.sum(axis=1))]),
-        dep_node=producer[waits],
+        dep_starts=dep_starts,
+        dep_node=dep_node,
         dep_fraction=None,
-        dep_message=message[waits],
-        dep_lag=np.zeros(edges, np.int64),
+        dep_message=dep_message,
+        dep_lag=np.zeros(len(dep_node), np.int64),
     )
 
 
-class RoleIndex:
-    """Where to find the op that plays a role for a stage and a micro-batch."""
-
-    def __init__(self, program: Program) -> None:
-        self.stages = program.placement.stages
-        self.microbatches = program.microbatches
-        self._key = program.stage.astype(np.int64) * self.microbatches + program.microbatch
-        self.exchanges = bool((program.kind == Kind.SEND_F).any() or (program.kind == Kind.SEND_B).any())
-        self.nodes: dict[Role, Nodes] = {}
-        self._tables: dict[Role, Nodes] = {}
-        for role, kinds in ROLE_KINDS.items():
-            self.nodes[role] = np.flatnonzero(np.isin(program.kind, kinds))
-        recompute = np.flatnonzero(program.kind == Kind.RECOMPUTE)
-        for role, nodes in self.nodes.items():
-            self._tables[role] = self._table(nodes)
-        if len(recompute):
-            self._take_over(recompute)
-
-    def find(self, role: Role, stage: NDArray[np.int32], microbatch: NDArray[np.int32]) -> Nodes:
-        """Nodes that play ``role``, -1 where there is none (stages outside the model included)."""
-        inside = (stage >= 0) & (stage < self.stages)
-        key = np.where(inside, stage, 0).astype(np.int64) * self.microbatches + microbatch
-        return np.where(inside, self._tables[role][key], NOWHERE)
-
-    def _table(self, nodes: Nodes) -> Nodes:
-        table = np.full(self.stages * self.microbatches, NOWHERE, np.int64)
-        table[self._key[nodes]] = nodes
-        return table
-
-    def _take_over(self, recompute: Nodes) -> None:
-        """Let recomputations receive the gradient instead of the backwards that follow them."""
-        table = self._tables[Role.GRADIENT_IN]
-        table[self._key[recompute]] = recompute
-        self.nodes[Role.GRADIENT_IN] = np.sort(table[table != NOWHERE])
+def role_tables(program: Program) -> dict[Role, Nodes]:
+    """For every role that some op plays, the node that plays it, shape (S, M); -1 where none does."""
+    place = np.multiply(program.stage, program.microbatches, dtype=np.int64)
+    place += program.microbatch
+    by_kinds = {kinds: _table(program, place, kinds) for kinds in set(ROLE_KINDS.values()) if _has(program, kinds)}
+    tables = {role: by_kinds[kinds] for role, kinds in ROLE_KINDS.items() if kinds in by_kinds}
+    if _has(program, (Kind.RECOMPUTE,)):
+        again = _table(program, place, (Kind.RECOMPUTE,))
+        tables[Role.GRADIENT_IN] = np.where(again != NOWHERE, again, tables[Role.GRADIENT_IN])
+    return tables
 
 
-def _apply(
-    rule: Rule,
-    program: Program,
-    index: RoleIndex,
-    rank: NDArray[np.int32],
-    producer: Nodes,
-    message: NDArray[np.int32],
-) -> None:
-    """Fill one rule's dependencies into the next free column of each consumer."""
-    consumer = index.nodes[rule.consumer]
-    found = index.find(rule.producer, program.stage[consumer] + rule.offset, program.microbatch[consumer])
-    same_rank = rank[consumer] == rank[found]
-    needed = (found != NOWHERE) & ~(same_rank & (found < consumer))
-    if rule.offset and index.exchanges:
+def _table(program: Program, place: NDArray[np.int64], kinds: Sequence[Kind]) -> Nodes:
+    shape = (program.placement.stages, program.microbatches)
+    table = np.full(shape, NOWHERE, np.int32)
+    nodes = np.flatnonzero(is_any(program.kind, kinds))
+    table.ravel()[place[nodes]] = nodes
+    return table
+
+
+def _has(program: Program, kinds: Sequence[Kind]) -> bool:
+    return bool(is_any(program.kind, kinds).any())
+
+
+def _apply(rule: Rule, program: Program, tables: dict[Role, Nodes], exchanges: bool, waits: Waits) -> None:
+    """Collect one rule's dependencies; with exchanges in the program, these carry what leaves a rank."""
+    stages = program.placement.stages
+    first, last = max(0, -rule.offset), stages - max(0, rule.offset)
+    consumer = tables[rule.consumer][first:last]
+    producer = tables[rule.producer][first + rule.offset : last + rule.offset]
+    same_rank = _same_rank(program, first, last, rule.offset)
+    needed = (consumer != NOWHERE) & (producer != NOWHERE)
+    if same_rank.any():
+        needed &= ~same_rank | (producer > consumer)
+    if rule.offset and exchanges:
         needed &= same_rank
-    consumer, found, same_rank = consumer[needed], found[needed], same_rank[needed]
-    column = (producer[consumer, 0] != NOWHERE).astype(np.int64)
-    producer[consumer, column] = found
-    if rule.offset:
-        boundary = np.minimum(program.stage[consumer], program.stage[found])
-        message[consumer, column] = np.where(same_rank, NO_MESSAGE, boundary)
+    boundary = np.arange(first, last, dtype=np.int32)[:, None] + np.int32(min(0, rule.offset))
+    message = np.where(same_rank, np.int32(NO_MESSAGE), boundary)
+    waits.add(*_chosen(needed, consumer, producer, np.broadcast_to(message, needed.shape)))
 
 
-def _merge_pairs(paired: NDArray[np.bool_], producer: Nodes, message: NDArray[np.int32]) -> None:
-    """Let the first op of each pair wait for what the second needs."""
-    first = np.flatnonzero(paired)
-    for table in (producer, message):
-        table[first, 2:4] = table[first + 1, 0:2]
-    producer[first + 1] = NOWHERE
+def _same_rank(program: Program, first: int, last: int, offset: int) -> Mask:
+    """Whether stages s and s + offset share a rank, for s of first..last-1; shape (stages, 1) or (stages, M)."""
+    rank_of = program.placement.rank_of
+    same: Mask = (rank_of[:, first:last] == rank_of[:, first + offset : last + offset]).T
+    return same if same.shape[1] == 1 else same[:, program.route_of]
 
 
-def _connect_exchanges(program: Program, producer: Nodes, message: NDArray[np.int32]) -> None:
+def _chosen(mask: Mask, *tables: Nodes) -> list[Nodes]:
+    """The tables' entries under the mask, flat."""
+    return [table.ravel() if mask.all() else table[mask] for table in tables]
+
+
+def _connect_exchanges(program: Program, waits: Waits) -> None:
     """Let the two ends of a blocking transfer meet: each waits for both ranks to have arrived at it."""
     arrived = _last_before(program)
     for send, receive, step in ((Kind.SEND_F, Kind.RECV_F, 1), (Kind.SEND_B, Kind.RECV_B, -1)):
@@ -127,11 +116,12 @@ def _connect_exchanges(program: Program, producer: Nodes, message: NDArray[np.in
         receives = receives[np.argsort(key[receives])]
         boundary = np.minimum(program.stage[sends], program.stage[receives])
         for end in (sends, receives):
-            producer[end, 0], producer[end, 1] = arrived[sends], arrived[receives]
-            message[end, 0] = message[end, 1] = boundary
+            for other in (arrived[sends], arrived[receives]):
+                some = other != NOWHERE
+                waits.add(end[some].astype(np.int32), other[some].astype(np.int32), boundary[some])
 
 
-def _last_before(program: Program) -> Nodes:
+def _last_before(program: Program) -> NDArray[np.int64]:
     """For every node, the last op before it on its rank that is no transfer; -1 at the start of a rank."""
     nodes = np.arange(len(program))
     transfer = (program.kind >= Kind.SEND_F) & (program.kind <= Kind.RECV_B)

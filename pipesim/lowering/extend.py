@@ -64,8 +64,8 @@ def _with_deps(graph: OpGraph, deps: list[tuple[int, int, float]], nodes: int) -
     filler = np.full(len(new), NO_MESSAGE, np.int32)
     return replace(
         graph,
-        dep_starts=np.concatenate([[0], np.cumsum(np.bincount(consumer, minlength=nodes))]),
-        dep_node=np.concatenate([graph.dep_node, new[:, 1].astype(np.int64)])[order],
+        dep_starts=np.concatenate([[0], np.cumsum(np.bincount(consumer, minlength=nodes))]).astype(np.int32),
+        dep_node=np.concatenate([graph.dep_node, new[:, 1].astype(np.int32)])[order],
         dep_fraction=np.concatenate([fraction, new[:, 2]])[order],
         dep_message=np.concatenate([graph.dep_message, filler])[order],
         dep_lag=np.zeros(len(consumer), np.int64),

@@ -46,8 +46,7 @@ def lower(program: Program, costs: Costs, options: Lowering | None = None) -> Op
     if program.has_updates:
         return _lower_without_flush(program, costs, options)
     times = costs.times
-    triggers = options.triggers if options.triggers is not None else last_gradient_ops(program)
-    original = _Positions(program)
+    made = program
     if times.recompute.any():
         program = insert_recompute(program, times.recompute)
     if options.p2p == "blocking":
@@ -58,10 +57,11 @@ def lower(program: Program, costs: Costs, options: Lowering | None = None) -> Op
         program = append_optimizer(program)
     graph = connect(program)
     if reduces or gathers:
+        triggers = options.triggers if options.triggers is not None else last_gradient_ops(made)
         spec = DataParallel(
             zero=options.zero,
             buckets=costs.buckets,
-            triggers=original.moved_to(program, triggers),
+            triggers=_moved(triggers, made, program),
             blocking=options.blocking_reductions,
             reduce=reduces,
             gather=gathers,
@@ -93,15 +93,9 @@ def last_gradient_ops(program: Program) -> NDArray[np.int64]:
     return table
 
 
-class _Positions:
-    """Remembers compute ops by number, so that they are found again after other ops were inserted."""
-
-    def __init__(self, program: Program) -> None:
-        self.count = len(program)
-
-    def moved_to(self, program: Program, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """New numbers of compute ops; -1 stays -1."""
-        if len(program) == self.count:
-            return nodes
-        compute = np.flatnonzero(program.kind <= Kind.B)
-        return np.where(nodes >= 0, compute[nodes], -1)
+def _moved(nodes: NDArray[np.int64], before: Program, after: Program) -> NDArray[np.int64]:
+    """Numbers of compute ops after other ops were inserted; -1 stays -1."""
+    if len(before) == len(after):
+        return nodes
+    compute = np.flatnonzero(after.kind <= Kind.B)
+    return np.where(nodes >= 0, compute[nodes], -1)

@@ -35,7 +35,7 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
     gives[Kind.B] = kept
     gives[Kind.I] = kept - late
     gives[Kind.W] = late
-    effects = MemoryEffects(takes[graph.kind, graph.stage], gives[graph.kind, graph.stage])
+    effects = MemoryEffects(graph.lookup(takes), graph.lookup(gives))
     if again.any():
         _return_recomputed(graph, again, effects.gives)
     first = np.flatnonzero(graph.paired)

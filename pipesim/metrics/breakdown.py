@@ -8,14 +8,16 @@ or expert parallel) are taken out of compute and counted as exposed collectives.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.costs.costs import StageTimes
-from pipesim.ir.graph import COLLECTIVE, NO_MESSAGE
-from pipesim.ir.op import Kind
+from pipesim.ir.graph import COLLECTIVE, NO_MESSAGE, OpGraph
+from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import Timeline, to_picoseconds
-from pipesim.metrics.busy import BUSY_KINDS
+from pipesim.metrics.busy import busy_bounds
 
 PARTS = (
     "compute",
@@ -27,9 +29,9 @@ PARTS = (
     "drain",
     "optimizer",
 )
-_WORK = {"recompute": (Kind.RECOMPUTE,), "optimizer": (Kind.OPT, Kind.RECONSTRUCT)}
 
 Picoseconds = NDArray[np.int64]
+Intervals = tuple[Picoseconds, Picoseconds]
 
 
 def breakdown(timeline: Timeline, times: StageTimes | None = None) -> dict[str, Picoseconds]:
@@ -38,133 +40,133 @@ def breakdown(timeline: Timeline, times: StageTimes | None = None) -> dict[str, 
     ``times`` tells how much of the ops is collective communication inside them; nothing when left out.
     """
     parts = {name: np.zeros(timeline.graph.ranks, np.int64) for name in PARTS}
-    origin, finish = _bounds(timeline)
-    collectives = _collective_intervals(timeline)
-    for rank in range(timeline.graph.ranks):
-        _work(timeline, rank, parts)
-        _idle(timeline, rank, origin, finish, collectives.get(rank), parts)
+    _work(timeline.graph, parts)
+    for idle in gaps(timeline):
+        _idle(timeline, idle, parts)
     if times is not None:
-        _take_out_collectives(timeline, times, parts)
+        _take_out_collectives(timeline.graph, times, parts)
     return parts
 
 
-def _bounds(timeline: Timeline) -> tuple[int, int]:
-    return (int(timeline.start.min()), int(timeline.end.max())) if len(timeline.start) else (0, 0)
+def _work(graph: OpGraph, parts: dict[str, Picoseconds]) -> None:
+    count = graph.compute_nodes
+    kind, duration = graph.kind[:count], graph.duration[:count]
+    parts["compute"] += graph.per_rank(duration)
+    for name, what in (("recompute", Kind.RECOMPUTE), ("optimizer", Kind.OPT), ("optimizer", Kind.RECONSTRUCT)):
+        chosen = kind == what
+        if chosen.any():
+            amount = graph.per_rank(duration * chosen)
+            parts[name] += amount
+            parts["compute"] -= amount
 
 
-def _nodes(timeline: Timeline, rank: int) -> slice:
-    starts = timeline.graph.starts
-    return slice(int(starts[rank]), int(starts[rank + 1]))
+class Gaps(NamedTuple):
+    """Idle time on the ranks' compute streams, rank by rank: picoseconds, and the node that ends each gap."""
+
+    rank: NDArray[np.int64]
+    node: NDArray[np.int64]
+    begin: Picoseconds
+    end: Picoseconds
+
+    @property
+    def length(self) -> Picoseconds:
+        """How long each is."""
+        return self.end - self.begin
 
 
-def _work(timeline: Timeline, rank: int, parts: dict[str, Picoseconds]) -> None:
-    mine = _nodes(timeline, rank)
-    kind, duration = timeline.graph.kind[mine], timeline.graph.duration[mine]
-    total = int(duration.sum())
-    for name, kinds in _WORK.items():
-        amount = int(duration[np.isin(kind, kinds)].sum())
-        parts[name][rank] += amount
-        total -= amount
-    parts["compute"][rank] += total
+def gaps(timeline: Timeline) -> tuple[Gaps, Gaps]:
+    """All idle time of the compute streams: before ops, and from each rank's last op to the end of the step.
+
+    The latter have the node at which the next rank begins.
+    """
+    graph, origin = timeline.graph, timeline.origin
+    starts, count = graph.starts[: graph.ranks + 1], graph.compute_nodes
+    some = np.flatnonzero(np.diff(starts))
+    before = np.empty(count, np.int64)
+    before[1:] = timeline.end[: max(count - 1, 0)]
+    before[starts[some]] = origin
+    node = np.flatnonzero(timeline.start[:count] != before)
+    last = np.full(graph.ranks, origin)
+    last[some] = timeline.end[starts[some + 1] - 1]
+    return (
+        Gaps(np.searchsorted(starts, node, side="right") - 1, node, before[node], timeline.start[node]),
+        Gaps(np.arange(graph.ranks), starts[1:], last, np.full(graph.ranks, timeline.finish)),
+    )
 
 
-def _idle(
-    timeline: Timeline,
-    rank: int,
-    origin: int,
-    finish: int,
-    collectives: tuple[Picoseconds, Picoseconds] | None,
-    parts: dict[str, Picoseconds],
-) -> None:
-    graph, mine = timeline.graph, _nodes(timeline, rank)
-    start, end, kind = timeline.start[mine], timeline.end[mine], graph.kind[mine]
-    if len(start) == 0:
-        parts["drain"][rank] += finish - origin
-        return
-    previous = np.concatenate([[origin], end[:-1]])
-    gap = start - previous
-    work = np.flatnonzero(np.isin(kind, BUSY_KINDS))
-    first, last = (int(work[0]), int(work[-1])) if len(work) else (len(kind), -1)
-    where = np.arange(len(kind))
-    parts["warmup"][rank] += int(gap[where <= first].sum())
-    _drain(gap, previous, start, where > last, collectives, rank, parts)
-    _drain(np.array([finish - end[-1]]), end[-1:], np.array([finish]), np.array([True]), collectives, rank, parts)
-    waits = np.flatnonzero((gap > 0) & (where > first) & (where <= last))
-    _between(timeline, waits + mine.start, gap[waits], collectives, rank, parts)
+def _idle(timeline: Timeline, idle: Gaps, parts: dict[str, Picoseconds]) -> None:
+    first, last = busy_bounds(timeline.graph)
+    after = idle.node > last[idle.rank]
+    before = ~after & (idle.node <= first[idle.rank])
+    between = np.flatnonzero(~after & ~before)
+    edge = binding_edges(timeline, idle.node[between])
+    collective = after.copy()
+    collective[between] = _ends_collective(timeline.graph, edge)
+    covered = np.where(collective, _covered_by_rank(timeline, idle), 0)
+    exposed = np.zeros(len(idle.rank), np.int64)
+    exposed[between] = np.minimum(idle.length[between], _flight(timeline, edge))
+    rest = idle.length - exposed - covered
+    for name, amount in (
+        ("warmup", np.where(before, rest, 0)),
+        ("exposed_p2p", exposed),
+        ("exposed_collective", covered),
+        ("dependency", np.where(before | after, 0, rest)),
+        ("drain", np.where(after, rest, 0)),
+    ):
+        np.add.at(parts[name], idle.rank, amount)
 
 
-def _drain(
-    gap: Picoseconds,
-    begin: Picoseconds,
-    end: Picoseconds,
-    chosen: NDArray[np.bool_],
-    collectives: tuple[Picoseconds, Picoseconds] | None,
-    rank: int,
-    parts: dict[str, Picoseconds],
-) -> None:
-    """Idle after the last compute op: collective while the rank's own collectives run, else drain."""
-    nodes = np.flatnonzero(chosen & (gap > 0))
-    covered = _covered(begin[nodes], end[nodes], collectives)
-    parts["exposed_collective"][rank] += int(covered.sum())
-    parts["drain"][rank] += int((gap[nodes] - covered).sum())
-
-
-def _between(
-    timeline: Timeline,
-    nodes: NDArray[np.int64],
-    gap: Picoseconds,
-    collectives: tuple[Picoseconds, Picoseconds] | None,
-    rank: int,
-    parts: dict[str, Picoseconds],
-) -> None:
-    """Idle between a rank's compute ops, by the dependency that arrived last."""
-    if len(nodes) == 0:
-        return
+def _flight(timeline: Timeline, edge: NDArray[np.int64]) -> Picoseconds:
+    """How long the messages of some dependencies were under way; zero for what is no message."""
     graph = timeline.graph
-    edge = binding_edges(timeline)[nodes]
-    known = edge >= 0
-    message = known & (graph.dep_message[edge] != NO_MESSAGE)
-    flight = np.where(message, timeline.arrival[edge] - timeline.end[graph.dep_node[edge]], 0)
-    exposed = np.minimum(gap, flight)
-    collective = known & np.isin(graph.kind[graph.dep_node[edge]], (Kind.UNSHARD, Kind.REDUCE_GRAD))
-    start = timeline.start[nodes]
-    covered = np.where(collective, _covered(start - gap, start, collectives), 0)
-    parts["exposed_p2p"][rank] += int(exposed.sum())
-    parts["exposed_collective"][rank] += int(covered.sum())
-    parts["dependency"][rank] += int((gap - exposed - covered).sum())
+    travels = np.flatnonzero((edge >= 0) & (graph.dep_message[edge] != NO_MESSAGE)) if len(edge) else edge
+    flight = np.zeros(len(edge), np.int64)
+    flight[travels] = timeline.arrival_of(edge[travels]) - timeline.end[graph.dep_node[edge[travels]]]
+    return flight
 
 
-def binding_edges(timeline: Timeline) -> NDArray[np.int64]:
-    """For every node, its dependency that arrived last (the first of them on a tie), -1 for none. Shape (n,)."""
-    graph = timeline.graph
-    binding = np.full(len(graph), -1, np.int64)
-    counts = np.diff(graph.dep_starts)
-    has = np.flatnonzero(counts)
-    if len(has) == 0:
-        return binding
-    begin = graph.dep_starts[has]
-    latest = np.maximum.reduceat(timeline.arrival, begin)
-    edges = np.flatnonzero(timeline.arrival == np.repeat(latest, counts[has]))
-    binding[has] = edges[np.searchsorted(edges, begin)]
+def _ends_collective(graph: OpGraph, edge: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which dependencies are on a data-parallel collective."""
+    known = np.flatnonzero(edge >= 0)
+    mask = np.zeros(len(edge), bool)
+    mask[known] = is_any(graph.kind[graph.dep_node[edge[known]]], (Kind.UNSHARD, Kind.REDUCE_GRAD))
+    return mask
+
+
+def binding_edges(timeline: Timeline, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of ``nodes``, its dependency that arrived last, the first of them on a tie; -1 for none."""
+    begin, stop = (timeline.graph.dep_starts[nodes + i].astype(np.int64) for i in (0, 1))
+    binding, latest = np.full(len(nodes), -1), np.zeros(len(nodes), np.int64)
+    left = np.flatnonzero(stop > begin)
+    offset = 0
+    while len(left):
+        edge = begin[left] + offset
+        arrival = timeline.arrival_of(edge)
+        later = (arrival > latest[left]) | (offset == 0)
+        binding[left[later]], latest[left[later]] = edge[later], arrival[later]
+        offset += 1
+        left = left[begin[left] + offset < stop[left]]
     return binding
 
 
-def _collective_intervals(timeline: Timeline) -> dict[int, tuple[Picoseconds, Picoseconds]]:
-    """Start and end of every collective, by rank."""
+def _covered_by_rank(timeline: Timeline, idle: Gaps) -> Picoseconds:
+    """How much of each gap its rank's own collectives cover."""
     graph = timeline.graph
-    found = {}
+    covered = np.zeros(len(idle.rank), np.int64)
     for index, stream in enumerate(graph.streams):
         if stream.name == COLLECTIVE:
-            mine = _nodes(timeline, index)
-            found[stream.rank] = (timeline.start[mine], timeline.end[mine])
-    return found
+            nodes = slice(int(graph.starts[index]), int(graph.starts[index + 1]))
+            mine = slice(*np.searchsorted(idle.rank, (stream.rank, stream.rank + 1)))
+            intervals = timeline.start[nodes], timeline.end[nodes]
+            covered[mine] = _covered(idle.begin[mine], idle.end[mine], intervals)
+    return covered
 
 
-def _covered(begin: Picoseconds, end: Picoseconds, collectives: tuple[Picoseconds, Picoseconds] | None) -> Picoseconds:
-    """How much of each interval [begin, end) the sorted, disjoint collectives cover."""
-    if collectives is None or len(collectives[0]) == 0:
+def _covered(begin: Picoseconds, end: Picoseconds, intervals: Intervals) -> Picoseconds:
+    """How much of each interval [begin, end) the sorted, disjoint ``intervals`` cover."""
+    first, last = intervals
+    if len(first) == 0:
         return np.zeros(len(begin), np.int64)
-    first, last = collectives
     before = np.concatenate([[0], np.cumsum(last - first)])
 
     def until(moment: Picoseconds) -> Picoseconds:
@@ -175,24 +177,17 @@ def _covered(begin: Picoseconds, end: Picoseconds, collectives: tuple[Picosecond
     return until(end) - until(begin)
 
 
-def _take_out_collectives(timeline: Timeline, times: StageTimes, parts: dict[str, Picoseconds]) -> None:
-    graph = timeline.graph
+def _take_out_collectives(graph: OpGraph, times: StageTimes, parts: dict[str, Picoseconds]) -> None:
     table = np.zeros((len(Kind), len(times.forward)), np.int64)
     table[Kind.F] = to_picoseconds(times.forward_collective)
     table[Kind.I] = to_picoseconds(times.input_grad_collective)
     table[Kind.W] = to_picoseconds(times.weight_grad_collective)
     table[Kind.B] = table[Kind.I] + table[Kind.W]
-    table[Kind.RECOMPUTE] = to_picoseconds(times.recompute_collective)
-    if not table.any():
-        return
-    count = graph.compute_nodes
-    inside = np.where(graph.stage[:count] >= 0, table[graph.kind[:count], graph.stage[:count]], 0)
-    for name, chosen in (
-        ("recompute", graph.kind[:count] == Kind.RECOMPUTE),
-        ("compute", graph.kind[:count] <= Kind.B),
-    ):
-        amount = np.zeros(graph.ranks, np.int64)
-        np.add.at(amount, graph.rank[:count], np.where(chosen, inside, 0))
-        amount = np.minimum(amount, parts[name])
-        parts[name] -= amount
-        parts["exposed_collective"] += amount
+    again = np.zeros_like(table)
+    again[Kind.RECOMPUTE] = to_picoseconds(times.recompute_collective)
+    for name, inside in (("recompute", again), ("compute", table)):
+        if inside.any():
+            amount = graph.per_rank(graph.lookup(inside)[: graph.compute_nodes])
+            amount = np.minimum(amount, parts[name])
+            parts[name] -= amount
+            parts["exposed_collective"] += amount

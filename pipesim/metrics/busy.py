@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.ir.op import Kind
+from pipesim.ir.graph import OpGraph
+from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import Timeline
 
 BUSY_KINDS = (Kind.F, Kind.I, Kind.W, Kind.B, Kind.RECOMPUTE)
@@ -62,31 +63,30 @@ class Busy:
 
 def measure(timeline: Timeline) -> Busy:
     """Busy times of a timeline."""
-    graph = timeline.graph
-    count = graph.compute_nodes
-    kind, duration = graph.kind[:count], graph.duration[:count]
-    is_busy = np.isin(kind, BUSY_KINDS)
-    owner = graph.rank[:count]
-    ranks = graph.ranks
-    first, last = np.zeros(ranks, np.int64), np.zeros(ranks, np.int64)
-    nodes = np.flatnonzero(is_busy)
-    edges = np.searchsorted(nodes, graph.starts[: ranks + 1])
-    some = edges[1:] > edges[:-1]
-    first[some] = timeline.start[nodes[edges[:-1][some]]]
-    last[some] = timeline.end[nodes[edges[1:][some] - 1]]
+    graph, count = timeline.graph, timeline.graph.compute_nodes
+    duration, again = graph.duration[:count], graph.kind[:count] == Kind.RECOMPUTE
+    first, last = busy_bounds(graph)
+    some = last >= 0
+    begin, end = np.zeros(graph.ranks, np.int64), np.zeros(graph.ranks, np.int64)
+    begin[some] = timeline.end[first[some]] - duration[first[some]]
+    end[some] = timeline.end[last[some]]
     return Busy(
-        busy=_per_rank(owner, np.where(is_busy, duration, 0), ranks),
-        recompute=_per_rank(owner, np.where(kind == Kind.RECOMPUTE, duration, 0), ranks),
-        first=first,
-        last=last,
+        busy=graph.per_rank(duration * is_any(graph.kind[:count], BUSY_KINDS)),
+        recompute=graph.per_rank(duration * again) if again.any() else np.zeros(graph.ranks, np.int64),
+        first=begin,
+        last=end,
         step=timeline.makespan,
     )
 
 
-def _per_rank(owner: NDArray[np.int32], value: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
-    total = np.zeros(ranks, np.int64)
-    np.add.at(total, owner, value)
-    return total
+def busy_bounds(graph: OpGraph) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last node of every rank that is busy time; n and -1 on a rank without any. Shape (P,)."""
+    nodes = np.flatnonzero(is_any(graph.kind[: graph.compute_nodes], BUSY_KINDS))
+    edges = np.searchsorted(nodes, graph.starts[: graph.ranks + 1])
+    some = edges[1:] > edges[:-1]
+    first, last = np.full(graph.ranks, len(graph)), np.full(graph.ranks, -1)
+    first[some], last[some] = nodes[edges[:-1][some]], nodes[edges[1:][some] - 1]
+    return first, last
 
 
 def _one_minus(part: int, whole: int) -> float:

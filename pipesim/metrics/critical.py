@@ -2,76 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipesim.ir.graph import NO_MESSAGE
 from pipesim.ir.op import Kind
 from pipesim.ir.timeline import Timeline
-from pipesim.metrics.breakdown import binding_edges
 
 P2P = "p2p"
 
 
 class Segment(NamedTuple):
-    """A piece of the critical path: an op (``node``), or the transfer that arrives at ``node``."""
+    """A piece of the critical path, in picoseconds.
 
-    node: int
-    what: str
+    Ops ``first..last`` of one stream that follow each other without a gap; or, with ``hop``, the transfer that
+    arrives at ``first``. The last op may go on beyond ``end``: part of it was enough for what comes next.
+    """
+
+    first: int
+    last: int
     start: int
     end: int
+    hop: bool = False
 
 
 def critical_path(timeline: Timeline) -> list[Segment]:
-    """Segments from the step's start to its end, without gaps, times in picoseconds.
+    """Segments from the step's start to its end, without gaps.
 
     Where several chains are tied, the op before on the same stream is preferred, then the first dependency.
     """
+    return [s for s in _backwards(timeline) if s.end > s.start][::-1]
+
+
+def _backwards(timeline: Timeline) -> Iterator[Segment]:
     if len(timeline.end) == 0:
-        return []
-    binding = binding_edges(timeline)
-    first = set(timeline.graph.starts.tolist())
-    node, moment = int(timeline.end.argmax()), int(timeline.end.max())
-    path: list[Segment] = []
+        return
+    heads, origin = _heads(timeline), timeline.origin
+    node, moment = int(timeline.end.argmax()), timeline.finish
     while True:
-        start = int(timeline.start[node])
-        if moment > start:
-            path.append(Segment(node, Kind(timeline.graph.kind[node]).name, start, moment))
-        step = _before(timeline, node, start, int(binding[node]), node in first)
-        if step is None:
-            return path[::-1]
-        if step[1] < start:
-            path.append(Segment(node, P2P, step[1], start))
-        node, moment = step
+        first = int(heads[np.searchsorted(heads, node, side="right") - 1])
+        start = int(timeline.start[first])
+        yield Segment(first, node, start, moment)
+        edge = binding_edge(timeline, first) if start > origin else -1
+        if edge < 0 or int(timeline.arrival_of(edge)) != start:
+            return
+        node = int(timeline.graph.dep_node[edge])
+        done = int(timeline.end[node])
+        moment = done if timeline.graph.dep_message[edge] != NO_MESSAGE else min(start, done)
+        yield Segment(first, first, moment, start, hop=True)
 
 
-def shares(timeline: Timeline, path: list[Segment]) -> dict[str, float]:
+def _heads(timeline: Timeline) -> NDArray[np.int64]:
+    """Nodes that do not start right when the node before them on their stream ends."""
+    follows = np.zeros(len(timeline.end), bool)
+    follows[1:] = timeline.start[1:] == timeline.end[:-1]
+    starts = timeline.graph.starts
+    follows[starts[:-1][np.diff(starts) > 0]] = False
+    return np.flatnonzero(~follows)
+
+
+def binding_edge(timeline: Timeline, node: int) -> int:
+    """The dependency of a node that arrived last, the first of them on a tie; -1 for none."""
+    first, last = timeline.graph.dep_starts[node : node + 2]
+    return int(first + timeline.arrival_of(slice(first, last)).argmax()) if last > first else -1
+
+
+def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
     """Share of the step time per op kind on the path, largest first, names in alphabetical order on ties."""
-    total: dict[str, int] = {}
+    kind, duration = timeline.graph.kind, timeline.graph.duration
+    total = np.zeros(len(Kind), np.int64)
+    nodes = np.flatnonzero(on_path(timeline, path))
+    np.add.at(total, kind[nodes], duration[nodes])
     for segment in path:
-        total[segment.what] = total.get(segment.what, 0) + segment.end - segment.start
+        if not segment.hop:
+            total[kind[segment.last]] -= timeline.end[segment.last] - segment.end
+    amounts = {k.name: int(total[k]) for k in Kind if total[k]}
+    if hops := sum(s.end - s.start for s in path if s.hop):
+        amounts[P2P] = hops
     step = timeline.makespan
-    ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted(amounts.items(), key=lambda item: (-item[1], item[0]))
     return {name: amount / step for name, amount in ordered} if step else {}
 
 
-def _before(timeline: Timeline, node: int, start: int, edge: int, first: bool) -> tuple[int, int] | None:
-    """The node that let ``node`` start, and the moment from which it no longer mattered."""
-    if start <= int(timeline.start.min()):
-        return None
-    if not first and int(timeline.end[node - 1]) == start:
-        return node - 1, start
-    if edge < 0 or int(timeline.arrival[edge]) != start:
-        return None
-    producer = int(timeline.graph.dep_node[edge])
-    travels = timeline.graph.dep_message[edge] != NO_MESSAGE
-    done = int(timeline.end[producer])
-    return (producer, done) if travels else (producer, min(start, done))
-
-
-def on_path(timeline: Timeline, path: list[Segment]) -> np.ndarray:
+def on_path(timeline: Timeline, path: Sequence[Segment]) -> NDArray[np.bool_]:
     """Mask over nodes: which lie on the path as ops. Shape (n,)."""
     mask = np.zeros(len(timeline.end), bool)
-    mask[[segment.node for segment in path if segment.what != P2P]] = True
+    for segment in path:
+        if not segment.hop:
+            mask[segment.first : segment.last + 1] = True
     return mask

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
 from pipesim.ir.graph import OpGraph
-from pipesim.ir.op import Kind
+from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import PICOSECONDS, Timeline
 from pipesim.lowering.memory import MemoryEffects
 from pipesim.metrics import beside
@@ -104,16 +104,19 @@ def in_flight(graph: OpGraph) -> Bytes:
 
     Counted from F's start until W's (or B's) end.
     """
-    count = graph.compute_nodes
-    kind = graph.kind[:count]
-    takes = (kind == Kind.F).astype(np.float64)
-    gives = ((kind == Kind.W) | (kind == Kind.B)).astype(np.float64)
+    count, starts = graph.compute_nodes, graph.starts[: graph.ranks + 1]
+    takes = (graph.kind[:count] == Kind.F).astype(np.int8)
+    gives = is_any(graph.kind[:count], (Kind.W, Kind.B)).astype(np.int8)
     first = np.flatnonzero(graph.paired[:count])
     takes[first] += takes[first + 1]
-    takes[first + 1] = 0.0
+    takes[first + 1] = 0
     gives[first + 1] += gives[first]
-    gives[first] = 0.0
-    effects = MemoryEffects(takes, gives)
-    bounds = zip(graph.starts[: graph.ranks], graph.starts[1 : graph.ranks + 1], strict=True)
-    most = [during(effects, int(a), int(b)).max(initial=0.0) for a, b in bounds]
-    return np.array(most) / graph.placement.chunks
+    gives[first] = 0
+    level = np.cumsum(takes - gives, dtype=np.int32)
+    before = np.concatenate([[0], level])[starts[:-1]]
+    level += gives
+    some = np.flatnonzero(np.diff(starts))
+    most = np.zeros(graph.ranks)
+    if len(some):
+        most[some] = np.maximum.reduceat(level, starts[some]) - before[some]
+    return most / graph.placement.chunks

@@ -5,6 +5,7 @@ The choice is made when the picture is drawn, so it follows the file's resolutio
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,5 +171,6 @@ class Bars(Artist):
 
 
 def _within(boxes: Boxes, first: float, last: float) -> Boxes:
-    """The boxes that reach into ``first..last`` seconds."""
-    return boxes.select((boxes.right > first) & (boxes.left < last))
+    """The parts of boxes that lie in ``first..last`` seconds, so that numbers stay within the picture."""
+    seen = boxes.select((boxes.right > first) & (boxes.left < last))
+    return replace(seen, left=np.maximum(seen.left, first), right=np.minimum(seen.right, last))

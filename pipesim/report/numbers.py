@@ -45,7 +45,7 @@ def _known(unit: str, units: Mapping[str, float], quantity: str) -> float:
         return 1.0
     if unit not in units:
         allowed = [*units, PLAIN]
-        hint = nearest(unit, allowed)
+        hint = {name.lower(): name for name in allowed}.get(nearest(unit, map(str.lower, allowed)) or "")
         raise PipesimError(
             f"{quantity} unit {unit!r} is unknown; allowed: {', '.join(allowed)}"
             + (f"; did you mean {hint!r}?" if hint else "")

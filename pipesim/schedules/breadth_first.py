@@ -55,7 +55,7 @@ class BreadthFirst(Schedule):
         return Program.from_arrays(self.placement(p), columns, m)
 
     def _rank_ops(self, stages: np.ndarray, microbatches: int) -> Ops:
-        every = np.arange(microbatches)
+        every = np.arange(microbatches, dtype=np.int32)
         back = every if self.backward_order == "ascending" else every[::-1]
         forwards = [ops(Kind.F, s, every) for s in stages]
         backwards = [ops(Kind.B, s, back) for s in stages[::-1]]

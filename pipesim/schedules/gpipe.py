@@ -28,7 +28,7 @@ class GPipe(Schedule):
     def program(self, setting: Setting) -> Program:
         """F of every micro-batch, then B of every micro-batch."""
         self.check(setting.ranks, setting.microbatches)
-        every = np.arange(setting.microbatches)
+        every = np.arange(setting.microbatches, dtype=np.int32)
         columns = [in_sequence(ops(Kind.F, r, every), ops(Kind.B, r, every)) for r in range(setting.ranks)]
         return Program.from_arrays(self.placement(setting.ranks), columns, setting.microbatches)
 

@@ -73,7 +73,7 @@ class InterleavedOneFOneB(Schedule):
         columns = [self._rank_ops(r, p, microbatch, chunk) for r in range(p)]
         return Program.from_arrays(self.placement(p), columns, m)
 
-    def _rank_ops(self, rank: int, ranks: int, microbatch: NDArray[np.int64], chunk: NDArray[np.int64]) -> Ops:
+    def _rank_ops(self, rank: int, ranks: int, microbatch: NDArray[np.int32], chunk: NDArray[np.int32]) -> Ops:
         forwards = ops(Kind.F, chunk * ranks + rank, microbatch)
         backwards = ops(Kind.B, (self.chunks - 1 - chunk) * ranks + rank, microbatch)
         return warmup_steady_drain(forwards, backwards, self._warmup(rank, ranks))
@@ -98,12 +98,12 @@ class InterleavedOneFOneB(Schedule):
         )
 
 
-def grouped_table(microbatches: int, chunks: int, group: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def grouped_table(microbatches: int, chunks: int, group: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Megatron's table: per group of micro-batches, chunk by chunk. Micro-batch and chunk, each (M V,).
 
     Example: M=5, V=2, groups of 3 give micro-batches 0 1 2 0 1 2 3 4 3 4 on chunks 0 0 0 1 1 1 0 0 1 1.
     """
-    groups = [np.arange(i, min(i + group, microbatches)) for i in range(0, microbatches, group)]
+    groups = [np.arange(i, min(i + group, microbatches), dtype=np.int32) for i in range(0, microbatches, group)]
     microbatch = np.concatenate([np.tile(g, chunks) for g in groups])
-    chunk = np.concatenate([np.repeat(np.arange(chunks), len(g)) for g in groups])
+    chunk = np.concatenate([np.repeat(np.arange(chunks, dtype=np.int32), len(g)) for g in groups])
     return microbatch, chunk

@@ -31,7 +31,7 @@ class OneFOneB(Schedule):
     def program(self, setting: Setting) -> Program:
         """All ranks, as arrays."""
         self.check(setting.ranks, setting.microbatches)
-        every = np.arange(setting.microbatches)
+        every = np.arange(setting.microbatches, dtype=np.int32)
         columns = [
             warmup_steady_drain(ops(Kind.F, r, every), ops(Kind.B, r, every), setting.ranks - 1 - r)
             for r in range(setting.ranks)

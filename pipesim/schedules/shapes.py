@@ -7,19 +7,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Column = NDArray[np.integer]
+
 
 class Ops(NamedTuple):
     """Ops of one rank in order: three arrays of one length."""
 
-    kind: NDArray[np.int64]
-    stage: NDArray[np.int64]
-    microbatch: NDArray[np.int64]
+    kind: Column
+    stage: Column
+    microbatch: Column
 
 
-def ops(kind: int, stage: NDArray[np.int64] | int, microbatch: NDArray[np.int64]) -> Ops:
+def ops(kind: int, stage: Column | int, microbatch: Column) -> Ops:
     """Ops of one kind; a single stage serves all micro-batches."""
     count = len(microbatch)
-    return Ops(np.full(count, kind), np.broadcast_to(np.asarray(stage, np.int64), (count,)), microbatch)
+    stages = stage if isinstance(stage, np.ndarray) else np.full(count, stage, np.int32)
+    return Ops(np.full(count, kind, np.int8), stages, microbatch)
 
 
 def in_sequence(*parts: Ops) -> Ops:
@@ -32,12 +35,16 @@ def warmup_steady_drain(forwards: Ops, backwards: Ops, warmup: int) -> Ops:
 
     Both parts must have the same number of ops.
     """
-    count = len(forwards.kind)
-    warmup = min(warmup, count)
-    order = np.empty(2 * count, np.int64)
-    steady = count - warmup
-    order[:warmup] = np.arange(warmup)
-    order[warmup : warmup + 2 * steady : 2] = np.arange(warmup, count)
-    order[warmup + 1 : warmup + 2 * steady : 2] = np.arange(count, count + steady)
-    order[warmup + 2 * steady :] = np.arange(count + steady, 2 * count)
-    return Ops(*(column[order] for column in in_sequence(forwards, backwards)))
+    warmup = min(warmup, len(forwards.kind))
+    return Ops(*(_alternate(f, b, warmup) for f, b in zip(forwards, backwards, strict=True)))
+
+
+def _alternate(forwards: Column, backwards: Column, warmup: int) -> Column:
+    steady = len(forwards) - warmup
+    drain = warmup + 2 * steady
+    out = np.empty(2 * len(forwards), forwards.dtype)
+    out[:warmup] = forwards[:warmup]
+    out[warmup:drain:2] = forwards[warmup:]
+    out[warmup + 1 : drain : 2] = backwards[:steady]
+    out[drain:] = backwards[steady:]
+    return out

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,10 @@ def advise(config: Config | api.Source) -> list[Advice]:
     Levers that the plan already uses, or that its numbers do not allow, are left out. The abstract form has no
     capacity and gets no advice.
     """
-    loaded = config if hasattr(config, "form") else api.load(config)
-    if loaded.form == "abstract":
+    from pipesim.config.document import AbstractConfig
+
+    loaded = api.load(config) if isinstance(config, str | os.PathLike | Mapping) else config
+    if isinstance(loaded, AbstractConfig):
         return []
     found = [advice for changes in levers(loaded) if (advice := _try(loaded, changes)) is not None]
     return sorted(found, key=lambda a: (not a.fits, a.step_time_s if a.fits else a.peak_bytes, a.changes))

@@ -73,8 +73,8 @@ def _check_keys(config: Mapping[str, Any], sequence: object, needed: tuple[str, 
 def _whole(path: str, value: object, absent: str) -> Problem | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return None
-    message = absent if value is None else "is not usable"
-    return Problem(path, message, repr(value), "a whole number of at least 1")
+    message, found = (absent, None) if value is None else ("is not usable", repr(value))
+    return Problem(path, message, found, "a whole number of at least 1")
 
 
 def _common(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -26,8 +26,8 @@ METRICS = {
 
 
 class FakeFigure:
-    def savefig(self, path: Path, **_: Any) -> None:
-        path.write_text("figure")
+    def savefig(self, file: BinaryIO, **_: Any) -> None:
+        file.write(b"figure")
 
 
 @dataclass
@@ -38,6 +38,10 @@ class FakeAxes:
 @dataclass
 class FakeResult:
     metrics: dict[str, Any]
+
+    @property
+    def fits(self) -> bool:
+        return self.metrics["memory"]["fits"] is not False
 
     def summary(self) -> str:
         return "step time 2 s"
@@ -54,8 +58,8 @@ class FakeResult:
         file.write_text(self.to_json())
         return [file]
 
-    def write_trace(self, path: Path) -> None:
-        path.write_text("{}")
+    def write_trace(self, path: str) -> None:
+        Path(path).write_text("{}")
 
 
 @pytest.fixture

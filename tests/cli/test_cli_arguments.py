@@ -21,6 +21,7 @@ FLAGS = {
     "hardware": ["--json"],
     "models": ["--json"],
     "schema": [],
+    "accuracy": ["--source", "--rows", "--json", "--plot"],
 }
 
 

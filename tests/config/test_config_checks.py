@@ -101,9 +101,9 @@ def test_a_model_of_a_config_json_is_found_beside_the_config(tmp_path: Path, clu
     [
         ("{", "not JSON"),
         ("[]", "not a JSON object"),
-        ("{}", "unknown family"),
+        ("{}", "is missing"),
         ('{"model_type": "lama"}', "unknown family"),
-        ('{"model_type": "llama"}', "is missing from config.json"),
+        ('{"model_type": "llama"}', "is missing"),
         ("[" * 100_000, "not JSON"),
     ],
 )
@@ -111,6 +111,22 @@ def test_a_file_that_is_no_model(tmp_path: Path, cluster: Any, problems: Any, co
     (tmp_path / "bad.json").write_text(content)
     (tmp_path / "config.yaml").write_text(str({**cluster, "model": "./bad.json"}))
     assert all(message in problem.message for problem in problems(tmp_path / "config.yaml"))
+
+
+def test_a_model_may_be_given_by_fields_of_hugging_face_or_in_a_file_of_our_own(tmp_path: Path, cluster: Any) -> None:
+    fields = {"layers": 24, "hidden": 2048, "heads": 16, "vocab": 32000, "sequence": 4096}
+    (tmp_path / "own.json").write_text(json.dumps(fields))
+    theirs = {"model_type": "gpt2", "n_layer": 24, "n_embd": 2048, "n_head": 16, "vocab_size": 32000}
+    for model in (str(tmp_path / "own.json"), fields, {**theirs, "n_positions": 4096}):
+        config = load_config({**cluster, "model": model})
+        assert isinstance(config, ClusterConfig)
+        assert (config.build_model().layers, config.build_model().sequence) == (24, 4096)
+
+
+def test_only_the_sequence_of_a_config_json_can_be_changed(tmp_path: Path, cluster: Any, problems: Any) -> None:
+    (tmp_path / "tiny.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 8}))
+    (problem,) = problems(cluster, f"model={{base: {tmp_path}/tiny.json, layers: 3, sequence: 4}}")
+    assert (problem.path, problem.allowed) == ("model.layers", "sequence")
 
 
 @pytest.mark.parametrize("value", ['"x"', "-3", "null", "[]", "{}", "1e400", "true", "1e18"])
