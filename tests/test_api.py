@@ -30,6 +30,7 @@ KEYS = [
     "time_breakdown",
     "ranks",
     "critical_path",
+    "asynchronous",
     "theory",
     "warnings",
 ]
