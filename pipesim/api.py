@@ -120,7 +120,8 @@ def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
     metrics, costs = _metrics(timeline, plan)
     theory = plan.schedule.theory(plan.setting)
     head = {"schema_version": SCHEMA_VERSION, "config": plan.config.resolved()}
-    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes]}
+    unknown = [] if metrics["asynchronous"] is None else [metrics["asynchronous"]["reason"]]
+    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes, *unknown]}
     return Result({**head, **metrics, **tail}, timeline, costs)
 
 

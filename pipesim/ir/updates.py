@@ -25,8 +25,8 @@ class WeightPolicy(enum.StrEnum):
     """How a backward gets at the weights of its forward.
 
     ``STASH``: forwards use the newest weights, and every version stays until its last backward (PipeDream,
-    arXiv 1806.03377, section 3.3). ``TWO_BUFFERS``: all micro-batches of one update use the version before the
-    newest that they could, so two are enough (PipeDream-2BW, arXiv 2006.09503, section 3.1). ``AVERAGE``:
+    arXiv 1806.03377). ``TWO_BUFFERS``: all micro-batches of one update use the version before the
+    newest that they could, so two are enough (PipeDream-2BW, arXiv 2006.09503). ``AVERAGE``:
     forwards use the newest weights, and a moving average of gradients takes the backward back to them
     (LayerPipe2, arXiv 2512.08160): one buffer as large as the weights, whatever the delay.
     """

@@ -34,8 +34,9 @@ def split_engines(graph: OpGraph) -> OpGraph:
 
 
 def _in_pair(graph: OpGraph) -> NDArray[np.bool_]:
-    second = np.concatenate([[False], graph.paired[:-1]])
-    return graph.paired | second
+    inside: NDArray[np.bool_] = graph.paired.copy()
+    inside[1:] |= graph.paired[:-1]
+    return inside
 
 
 def _keep_order(extension: Extension, nodes: Nodes) -> None:

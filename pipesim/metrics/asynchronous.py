@@ -34,8 +34,8 @@ from pipesim.metrics.collect import Work, collect, throughput
 from pipesim.metrics.versions import StageVersions, versions, with_copies
 
 REASON = (
-    "the pipeline is not flushed between optimizer steps, so bubbles are only its filling and draining, whose share "
-    "depends on how many micro-batches are simulated; see the steady rate"
+    "no bubble measures: the pipeline is not flushed between optimizer steps, so idle time is that of filling and "
+    "draining, whose share depends on how many micro-batches are simulated; see the steady rate"
 )
 BUBBLES = ("bubble_fraction", "bubble_overhead", "span_bubble_fraction")
 

@@ -98,4 +98,3 @@ def _work(timeline: Timeline, stream: int, window: Window) -> int:
     start = np.clip(timeline.start[mine][works], window.begin, window.end)
     end = np.clip(timeline.end[mine][works], window.begin, window.end)
     return int((end - start).sum())
-

@@ -53,7 +53,7 @@ def with_copies(costs: Costs, found: list[StageVersions]) -> Costs:
 
 def _stage(timeline: Timeline, policy: WeightPolicy, rank: int, stage: int, nodes: Ints) -> StageVersions:
     graph = timeline.graph
-    kind, microbatch = graph.kind[nodes], graph.microbatch[nodes]
+    kind = graph.kind[nodes]
 
     def by_microbatch(kinds: tuple[Kind, ...]) -> Ints:
         chosen = nodes[np.isin(kind, kinds)]

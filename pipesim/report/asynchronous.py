@@ -26,7 +26,7 @@ def asynchronous(metrics: Mapping[str, Any], unit: str | None) -> list[str]:
         ("Drain", numbers.duration(section["drain_s"], unit), "from when some rank has no forwards left"),
         *_weights(section, unit),
     ]
-    return ["Without a flush (no bubble measures: the stretch simulated is arbitrary)", *indent(table(rows, "<><"))]
+    return ["Without a flush", *indent(table(rows, "<><"))]
 
 
 def _steady(steady: Mapping[str, Any] | None, unit: str | None) -> list[tuple[str, str, str]]:

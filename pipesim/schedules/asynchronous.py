@@ -90,12 +90,12 @@ class PipeDream(Asynchronous):
 
     name: ClassVar[str] = "pipedream"
     citation: ClassVar[str] = (
-        "Narayanan et al., PipeDream, SOSP 2019, arXiv 1806.03377, sections 3.2 and 3.3; "
+        "Narayanan et al., PipeDream, SOSP 2019, arXiv 1806.03377 (1F1B and weight stashing); "
         "msr-fiddle/pipedream:runtime/runtime.py, runtime/optimizer.py"
     )
     summary: ClassVar[str] = "1F1B without a flush: a step per micro-batch, weights stashed until their backward"
     memory: ClassVar[str] = "min(P-r, M) on rank r, and as many versions of its weights"
-    source: ClassVar[str] = "arXiv 1806.03377 section 3.2 (NOAM)"
+    source: ClassVar[str] = "arXiv 1806.03377: NOAM; msr-fiddle/pipedream:runtime/runtime.py, num_warmup_minibatches"
 
 
 @register
@@ -109,12 +109,13 @@ class PipeDream2BW(Asynchronous):
 
     name: ClassVar[str] = "pipedream-2bw"
     citation: ClassVar[str] = (
-        "Narayanan et al., Memory-Efficient Pipeline-Parallel DNN Training, ICML 2021, arXiv 2006.09503, section 3.1"
+        "Narayanan et al., Memory-Efficient Pipeline-Parallel DNN Training, ICML 2021, arXiv 2006.09503 "
+        "(double-buffered weight updates); msr-fiddle/pipedream, branch pipedream_2bw"
     )
     summary: ClassVar[str] = "1F1B without a flush: a step per group of micro-batches, two buffers of weights"
     requires: ClassVar[str] = "M a multiple of group, group >= P"
     memory: ClassVar[str] = "min(P-r, M) on rank r, and two versions of its weights"
-    source: ClassVar[str] = "arXiv 2006.09503 section 3.1"
+    source: ClassVar[str] = "arXiv 2006.09503: the order of PipeDream"
 
     group: int | None = option(None, "micro-batches per optimizer step, at least the number of ranks (the default)")
 
@@ -234,9 +235,7 @@ def _patterns(stages: int, split: bool) -> tuple[NDArray[np.int64], NDArray[np.i
     backward = (Kind.I, Kind.W) if split else (Kind.B,)
     forward = [(Kind.F, s) for s in up]
     plain = [(kind, s) for s in down for kind in backward]
-    last = (
-        [(kind, s) for s in down for kind in (*backward, Kind.OPT)] if split else plain + [(Kind.OPT, s) for s in up]
-    )
+    last = [(kind, s) for s in down for kind in (*backward, Kind.OPT)] if split else plain + [(Kind.OPT, s) for s in up]
     table = np.full((3, len(last), 2), _NONE, np.int64)
     for row, pattern in enumerate((forward, plain, last)):
         table[row, : len(pattern)] = pattern
