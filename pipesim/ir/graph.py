@@ -98,14 +98,16 @@ class OpGraph:
         """Nodes on compute streams; they come first."""
         return int(self.starts[self.ranks])
 
+    def table_places(self) -> NDArray[np.int32]:
+        """Where every node's entry is in a `padded` (kinds, S) table, shape (n,)."""
+        place: NDArray[np.int32] = np.multiply(self.kind, self.placement.stages + 1, dtype=np.int32)
+        place += self.stage
+        return place
+
     def lookup(self, table: NDArray[Number]) -> NDArray[Number]:
         """Entries of a (kinds, S) table for every node, shape (n,); zero for nodes without a stage."""
-        width = table.shape[1] + 1
-        padded = np.zeros((len(table), width), table.dtype)
-        padded[:, :-1] = table
-        place = np.multiply(self.kind, width, dtype=np.int32)
-        place += self.stage
-        return padded.ravel()[place]
+        found: NDArray[Number] = padded(table)[self.table_places()]
+        return found
 
     def per_rank(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sums of ``values``, one for each node of the compute streams, by rank; shape (P,)."""
@@ -137,3 +139,10 @@ class OpGraph:
             deps = ", ".join(str(self.op(int(d))) for d in self.dependencies(node))
             lines.append(f"{stream.name}[{stream.rank}] {self.op(node)}" + (f" <- {deps}" if deps else ""))
         return "\n".join(lines)
+
+
+def padded(table: NDArray[Number]) -> NDArray[Number]:
+    """A (kinds, S) table with a zero after each row, flat, so that stage -1 finds the zero before its row."""
+    wide = np.zeros((table.shape[0], table.shape[1] + 1), table.dtype)
+    wide[:, :-1] = table
+    return wide.ravel()

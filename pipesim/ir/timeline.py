@@ -32,6 +32,37 @@ class Timeline:
         return self.end - self.graph.duration
 
     @cached_property
+    def gap(self) -> NDArray[np.int64]:
+        """How long each node's stream was idle before it, since the step's start at its head; shape (n,)."""
+        gap = self.end - self.graph.duration
+        gap[1:] -= self.end[:-1]
+        heads = self._heads()
+        gap[heads] = self.end[heads] - self.graph.duration[heads] - self.origin
+        return gap
+
+    @cached_property
+    def waits(self) -> NDArray[np.int64]:
+        """Nodes before which their stream was idle, ascending."""
+        return np.flatnonzero(self.gap)
+
+    @cached_property
+    def binding(self) -> NDArray[np.int64]:
+        """For each of `waits`, the dependency that arrived last, the first of them on a tie; -1 for none."""
+        begin, stop = (self.graph.dep_starts[self.waits + i].astype(np.int64) for i in (0, 1))
+        binding = np.where(stop > begin, begin, -1)
+        left = np.flatnonzero(stop > begin + 1)
+        latest = self.arrival_of(begin[left])
+        offset = 1
+        while len(left):
+            edge = begin[left] + offset
+            arrival = self.arrival_of(edge)
+            binding[left] = np.where(arrival > latest, edge, binding[left])
+            offset += 1
+            more = edge + 1 < stop[left]
+            left, latest = left[more], np.maximum(arrival, latest)[more]
+        return binding
+
+    @cached_property
     def arrival(self) -> NDArray[np.int64]:
         """When each dependency arrived, shape (m,)."""
         return self.arrived if self.arrived is not None else self.arrival_of(slice(None))
@@ -39,16 +70,16 @@ class Timeline:
     def arrival_of(self, edges: NDArray[np.int64] | slice | int) -> NDArray[np.int64]:
         """When some dependencies arrived, by their numbers."""
         if self.arrived is not None:
-            return np.asarray(self.arrived[edges])
-        return np.asarray(self.end[self.graph.dep_node[edges]] + self.graph.dep_lag[edges])
+            return self.arrived[edges]
+        return self.end[self.graph.dep_node[edges]] + self.graph.dep_lag[edges]
 
-    @property
+    @cached_property
     def origin(self) -> int:
         """Start of the step: the earliest start of a stream's first node."""
-        heads = self.graph.starts[:-1][np.diff(self.graph.starts) > 0]
+        heads = self._heads()
         return int((self.end[heads] - self.graph.duration[heads]).min()) if len(heads) else 0
 
-    @property
+    @cached_property
     def finish(self) -> int:
         """End of the step: the latest end of a stream's last node."""
         tails = self.graph.starts[1:][np.diff(self.graph.starts) > 0] - 1
@@ -58,6 +89,10 @@ class Timeline:
     def makespan(self) -> int:
         """Last end minus first start, over all streams, in picoseconds."""
         return self.finish - self.origin
+
+    def _heads(self) -> NDArray[np.int64]:
+        """First node of every stream that has one."""
+        return self.graph.starts[:-1][np.diff(self.graph.starts) > 0]
 
 
 def to_picoseconds(seconds: NDArray[np.float64]) -> NDArray[np.int64]:

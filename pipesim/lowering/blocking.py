@@ -28,7 +28,7 @@ def insert_exchanges(program: Program) -> Program:
     end = earliest_ends(graph, _unit_durations(graph))
     consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))
     travels = np.flatnonzero(graph.dep_message != NO_MESSAGE)
-    sender, receiver = graph.dep_node[travels], consumer[travels]
+    sender, receiver = graph.dep_node[travels].astype(np.int64), consumer[travels]
     sender_of, needed_by = _true_ends(program, sender, receiver, graph.dep_message[travels])
     forward = program.kind[sender_of] == Kind.F
     send_at = _after(program, sender_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,6 +84,13 @@ def _lower_without_flush(program: Program, costs: Costs, options: Lowering) -> O
     if options.second_engine:
         graph = split_engines(graph)
     return add_reductions(graph, costs.buckets) if times.reduce_grad.any() else graph
+
+
+def shape(costs: Costs) -> tuple[Hashable, ...]:
+    """What `lower` reads from costs: two costs of equal shape lower a program to the same graph."""
+    times = costs.times
+    present = (bool(part.any()) for part in (times.reduce_grad, times.unshard, times.optimizer))
+    return (times.recompute > 0).tobytes(), (times.reconstruct > 0).tobytes(), *present, costs.buckets.tobytes()
 
 
 def last_gradient_ops(program: Program) -> NDArray[np.int64]:

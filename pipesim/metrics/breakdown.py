@@ -8,6 +8,7 @@ or expert parallel) are taken out of compute and counted as exposed collectives.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +42,7 @@ def breakdown(timeline: Timeline, times: StageTimes | None = None) -> dict[str, 
     """
     parts = {name: np.zeros(timeline.graph.ranks, np.int64) for name in PARTS}
     _work(timeline.graph, parts)
-    for idle in gaps(timeline):
-        _idle(timeline, idle, parts)
+    _idle(timeline, parts)
     if times is not None:
         _take_out_collectives(timeline.graph, times, parts)
     return parts
@@ -60,106 +60,98 @@ def _work(graph: OpGraph, parts: dict[str, Picoseconds]) -> None:
             parts["compute"] -= amount
 
 
-class Gaps(NamedTuple):
-    """Idle time on the ranks' compute streams, rank by rank: picoseconds, and the node that ends each gap."""
+class Phases(NamedTuple):
+    """Where each rank's idle moments are among all: ``[begin, first)`` lie before its first busy op,
+    ``[first, last)`` between its first and last one, ``[last, end)`` after it. Arrays of shape (P,)."""
 
-    rank: NDArray[np.int64]
-    node: NDArray[np.int64]
-    begin: Picoseconds
-    end: Picoseconds
-
-    @property
-    def length(self) -> Picoseconds:
-        """How long each is."""
-        return self.end - self.begin
+    begin: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    end: NDArray[np.int64]
 
 
-def gaps(timeline: Timeline) -> tuple[Gaps, Gaps]:
-    """All idle time of the compute streams: before ops, and from each rank's last op to the end of the step.
-
-    The latter have the node at which the next rank begins.
-    """
-    graph, origin = timeline.graph, timeline.origin
-    starts, count = graph.starts[: graph.ranks + 1], graph.compute_nodes
-    some = np.flatnonzero(np.diff(starts))
-    before = np.empty(count, np.int64)
-    before[1:] = timeline.end[: max(count - 1, 0)]
-    before[starts[some]] = origin
-    node = np.flatnonzero(timeline.start[:count] != before)
-    last = np.full(graph.ranks, origin)
-    last[some] = timeline.end[starts[some + 1] - 1]
-    return (
-        Gaps(np.searchsorted(starts, node, side="right") - 1, node, before[node], timeline.start[node]),
-        Gaps(np.arange(graph.ranks), starts[1:], last, np.full(graph.ranks, timeline.finish)),
-    )
+def _phases(timeline: Timeline) -> Phases:
+    graph, waits = timeline.graph, timeline.waits
+    first, last = busy_bounds(graph)
+    begin, end = (waits.searchsorted(graph.starts[i : graph.ranks + i]) for i in (0, 1))
+    after = np.maximum(begin, waits.searchsorted(last, side="right"))
+    return Phases(begin, np.minimum(after, waits.searchsorted(first, side="right")), after, end)
 
 
-def _idle(timeline: Timeline, idle: Gaps, parts: dict[str, Picoseconds]) -> None:
-    first, last = busy_bounds(timeline.graph)
-    after = idle.node > last[idle.rank]
-    before = ~after & (idle.node <= first[idle.rank])
-    between = np.flatnonzero(~after & ~before)
-    edge = binding_edges(timeline, idle.node[between])
-    collective = after.copy()
-    collective[between] = _ends_collective(timeline.graph, edge)
-    covered = np.where(collective, _covered_by_rank(timeline, idle), 0)
-    exposed = np.zeros(len(idle.rank), np.int64)
-    exposed[between] = np.minimum(idle.length[between], _flight(timeline, edge))
-    rest = idle.length - exposed - covered
-    for name, amount in (
-        ("warmup", np.where(before, rest, 0)),
-        ("exposed_p2p", exposed),
-        ("exposed_collective", covered),
-        ("dependency", np.where(before | after, 0, rest)),
-        ("drain", np.where(after, rest, 0)),
-    ):
-        np.add.at(parts[name], idle.rank, amount)
+def _idle(timeline: Timeline, parts: dict[str, Picoseconds]) -> None:
+    phases, nodes = _phases(timeline), timeline.waits
+    length, edge = timeline.gap[nodes], timeline.binding
+    exposed = np.minimum(length, _flight(timeline, edge))
+    parts["warmup"] += _sums(length, phases.begin, phases.first)
+    parts["exposed_p2p"] += _sums(exposed, phases.first, phases.last)
+    parts["dependency"] += _sums(length, phases.first, phases.last) - parts["exposed_p2p"]
+    parts["drain"] += _sums(length, phases.last, phases.end)
+    parts["drain"] += timeline.finish - _last_ends(timeline)
+    for rank, intervals in _collectives(timeline):
+        _during_collectives(timeline, rank, phases, edge, intervals, parts)
+
+
+def _sums(values: Picoseconds, first: NDArray[np.int64], last: NDArray[np.int64]) -> Picoseconds:
+    """Sums of ``values[first[i]:last[i]]``."""
+    until = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(values, out=until[1:])
+    return until[last] - until[first]
 
 
 def _flight(timeline: Timeline, edge: NDArray[np.int64]) -> Picoseconds:
     """How long the messages of some dependencies were under way; zero for what is no message."""
     graph = timeline.graph
-    travels = np.flatnonzero((edge >= 0) & (graph.dep_message[edge] != NO_MESSAGE)) if len(edge) else edge
-    flight = np.zeros(len(edge), np.int64)
-    flight[travels] = timeline.arrival_of(edge[travels]) - timeline.end[graph.dep_node[edge[travels]]]
+    if len(graph.dep_node) == 0:
+        return np.zeros(len(edge), np.int64)
+    flight = timeline.arrival_of(edge) - timeline.end[graph.dep_node[edge]]
+    flight[(edge < 0) | (graph.dep_message[edge] == NO_MESSAGE)] = 0
     return flight
 
 
-def _ends_collective(graph: OpGraph, edge: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which dependencies are on a data-parallel collective."""
-    known = np.flatnonzero(edge >= 0)
-    mask = np.zeros(len(edge), bool)
-    mask[known] = is_any(graph.kind[graph.dep_node[edge[known]]], (Kind.UNSHARD, Kind.REDUCE_GRAD))
-    return mask
+def _last_ends(timeline: Timeline) -> Picoseconds:
+    """End of each rank's last op; the step's start on a rank without any."""
+    starts = timeline.graph.starts[: timeline.graph.ranks + 1]
+    some = np.flatnonzero(np.diff(starts))
+    last = np.full(timeline.graph.ranks, timeline.origin)
+    last[some] = timeline.end[starts[some + 1] - 1]
+    return last
 
 
-def binding_edges(timeline: Timeline, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of ``nodes``, its dependency that arrived last, the first of them on a tie; -1 for none."""
-    begin, stop = (timeline.graph.dep_starts[nodes + i].astype(np.int64) for i in (0, 1))
-    binding, latest = np.full(len(nodes), -1), np.zeros(len(nodes), np.int64)
-    left = np.flatnonzero(stop > begin)
-    offset = 0
-    while len(left):
-        edge = begin[left] + offset
-        arrival = timeline.arrival_of(edge)
-        later = (arrival > latest[left]) | (offset == 0)
-        binding[left[later]], latest[left[later]] = edge[later], arrival[later]
-        offset += 1
-        left = left[begin[left] + offset < stop[left]]
-    return binding
-
-
-def _covered_by_rank(timeline: Timeline, idle: Gaps) -> Picoseconds:
-    """How much of each gap its rank's own collectives cover."""
+def _collectives(timeline: Timeline) -> Iterator[tuple[int, Intervals]]:
+    """Start and end of every collective, by rank."""
     graph = timeline.graph
-    covered = np.zeros(len(idle.rank), np.int64)
     for index, stream in enumerate(graph.streams):
         if stream.name == COLLECTIVE:
             nodes = slice(int(graph.starts[index]), int(graph.starts[index + 1]))
-            mine = slice(*np.searchsorted(idle.rank, (stream.rank, stream.rank + 1)))
-            intervals = timeline.start[nodes], timeline.end[nodes]
-            covered[mine] = _covered(idle.begin[mine], idle.end[mine], intervals)
-    return covered
+            yield stream.rank, (timeline.end[nodes] - graph.duration[nodes], timeline.end[nodes])
+
+
+def _during_collectives(
+    timeline: Timeline,
+    rank: int,
+    phases: Phases,
+    edge: NDArray[np.int64],
+    intervals: Intervals,
+    parts: dict[str, Picoseconds],
+) -> None:
+    """Idle time while a rank's own collectives run: after its last busy op, and where it waits for one of them."""
+    begin, middle, end = int(phases.first[rank]), int(phases.last[rank]), int(phases.end[rank])
+    between = begin + np.flatnonzero(_is_collective(timeline.graph, edge[begin:middle]))
+    after = np.arange(middle, end)
+    finish = np.array([timeline.finish])
+    tail = _covered(_last_ends(timeline)[rank : rank + 1], finish, intervals).sum()
+    for name, chosen, more in (("dependency", between, 0), ("drain", after, tail)):
+        node = timeline.waits[chosen]
+        start = timeline.end[node] - timeline.graph.duration[node]
+        covered = more + _covered(start - timeline.gap[node], start, intervals).sum()
+        parts["exposed_collective"][rank] += covered
+        parts[name][rank] -= covered
+
+
+def _is_collective(graph: OpGraph, edge: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of some dependencies (-1 for none) are on a data-parallel collective."""
+    producer = graph.dep_node[edge] if len(graph.dep_node) else edge
+    return (edge >= 0) & is_any(graph.kind[producer], (Kind.UNSHARD, Kind.REDUCE_GRAD))
 
 
 def _covered(begin: Picoseconds, end: Picoseconds, intervals: Intervals) -> Picoseconds:

@@ -40,34 +40,22 @@ def critical_path(timeline: Timeline) -> list[Segment]:
 def _backwards(timeline: Timeline) -> Iterator[Segment]:
     if len(timeline.end) == 0:
         return
-    heads, origin = _heads(timeline), timeline.origin
-    node, moment = int(timeline.end.argmax()), timeline.finish
+    graph, waits, end = timeline.graph, timeline.waits, timeline.end
+    node, moment = int(end.argmax()), timeline.finish
     while True:
-        first = int(heads[np.searchsorted(heads, node, side="right") - 1])
-        start = int(timeline.start[first])
+        head = int(graph.starts[graph.starts.searchsorted(node, side="right") - 1])
+        wait = int(waits.searchsorted(node, side="right")) - 1
+        first = max(head, int(waits[wait])) if wait >= 0 else head
+        start = int(end[first]) - int(graph.duration[first])
         yield Segment(first, node, start, moment)
-        edge = binding_edge(timeline, first) if start > origin else -1
+        edge = int(timeline.binding[wait]) if start > timeline.origin else -1
         if edge < 0 or int(timeline.arrival_of(edge)) != start:
             return
-        node = int(timeline.graph.dep_node[edge])
-        done = int(timeline.end[node])
-        moment = done if timeline.graph.dep_message[edge] != NO_MESSAGE else min(start, done)
+        node = int(graph.dep_node[edge])
+        moment = int(end[node])
+        if graph.dep_message[edge] == NO_MESSAGE:
+            moment = min(start, moment)
         yield Segment(first, first, moment, start, hop=True)
-
-
-def _heads(timeline: Timeline) -> NDArray[np.int64]:
-    """Nodes that do not start right when the node before them on their stream ends."""
-    follows = np.zeros(len(timeline.end), bool)
-    follows[1:] = timeline.start[1:] == timeline.end[:-1]
-    starts = timeline.graph.starts
-    follows[starts[:-1][np.diff(starts) > 0]] = False
-    return np.flatnonzero(~follows)
-
-
-def binding_edge(timeline: Timeline, node: int) -> int:
-    """The dependency of a node that arrived last, the first of them on a tie; -1 for none."""
-    first, last = timeline.graph.dep_starts[node : node + 2]
-    return int(first + timeline.arrival_of(slice(first, last)).argmax()) if last > first else -1
 
 
 def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:

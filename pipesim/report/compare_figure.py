@@ -22,7 +22,7 @@ from pipesim.report.text import time_unit
 WIDTH = 12.0
 """Inches."""
 
-LANE, LOWEST, TALLEST = 0.16, 0.75, 2.4
+LANE, LOWEST, TALLEST = 0.2, 0.8, 2.4
 """Inches of one lane, and of one plan's chart at least and at most."""
 
 HEADROOM = 0.3

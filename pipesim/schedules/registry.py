@@ -43,6 +43,7 @@ _FAMILIES: dict[str, str] = {
     "pipedream": "asynchronous",
     "pipedream-2bw": "asynchronous",
     "layerpipe2": "asynchronous",
+    "helix": "helix",
     "custom": "custom",
 }
 """Name -> module of this package that defines it."""

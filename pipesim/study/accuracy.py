@@ -94,7 +94,8 @@ class Accuracy:
     def by_family(self) -> list[Summary]:
         """One per family of training runs, and one over all of them."""
         training = [each for each in self.comparisons if _whole_step(each)]
-        whole = [summary("all training runs", training, False)] if training else []
+        times = [each for each in training if not each.is_memory]
+        whole = [summary("all training runs", times, False)] if times else []
         return Accuracy(training)._summaries(lambda each: each.measurement.source.family) + whole
 
     def as_json(self) -> dict[str, Any]:
@@ -127,7 +128,9 @@ class Accuracy:
 
 
 def accuracy(
-    names: Sequence[str] | None = None, rows: Iterable[Measurement] | None = None, progress: Callable[[int, int], None] | None = None
+    names: Sequence[str] | None = None,
+    rows: Iterable[Measurement] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
     """Simulate the rows of all sources, of some, or ``rows``.
 
@@ -208,6 +211,9 @@ def _series_error(comparisons: Sequence[Comparison]) -> float | None:
         if each.measurement.series:
             series.setdefault((each.measurement.source.name, each.measurement.series), []).append(each)
     errors = [
-        abs((1 + each.error) / (1 + rows[-1].error) - 1) for rows in series.values() if len(rows) > 1 for each in rows[:-1]
+        abs((1 + each.error) / (1 + rows[-1].error) - 1)
+        for rows in series.values()
+        if len(rows) > 1
+        for each in rows[:-1]
     ]
     return float(np.mean(errors)) if errors else None

@@ -10,6 +10,20 @@ from typing import Any
 from pipesim import catalog
 from pipesim.errors import PipesimError, nearest
 
+_LETTERS = {
+    "cluster.nodes": "nodes=",
+    "parallelism.pipeline": "P",
+    "parallelism.tensor": "T",
+    "parallelism.data": "D",
+    "parallelism.context": "C",
+    "parallelism.expert": "E",
+    "schedule.chunks": "V",
+    "training.micro_batch": "b",
+    "training.global_batch": "B",
+    "training.sequence_parallel": "sp=",
+    "training.scatter_gather": "scatter=",
+    "training.zero": "zero=",
+}
 _TAIL = ("part", "series", "quantity", "value", "provenance")
 
 
@@ -71,9 +85,8 @@ class Measurement:
 
     @property
     def label(self) -> str:
-        """The plan in one line."""
-        short = [f"{path.rpartition('.')[2]} {value}" for path, value in self._settings() if path != "model"]
-        return f"{self.setting('model')}: {', '.join(short)}"
+        """The plan in one line, axes by the letters that papers use."""
+        return " ".join(f"{_LETTERS.get(path, '')}{_plain(value)}" for path, value in self._settings() if value != "1")
 
     def setting(self, path: str) -> str:
         """The row's own value at a config path; empty when the source's config holds it."""
@@ -101,6 +114,11 @@ def measurements(names: Sequence[str] | None = None) -> list[Measurement]:
             raise UnknownSourceError(f"unknown source '{name}'; allowed: {', '.join(known)}{hint}")
     chosen = [known[name] for name in names or known]
     return [_measurement(source, row) for source in chosen for row in catalog.table(f"measurements/{source.name}")]
+
+
+def _plain(value: str) -> str:
+    """A value without YAML's brackets."""
+    return value.translate(str.maketrans("", "", '{}[]:,"')).replace("base ", "")
 
 
 def _source(name: str, entry: dict[str, Any]) -> Source:
