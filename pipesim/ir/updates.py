@@ -18,7 +18,7 @@ from pipesim.ir.program import Program
 
 Nodes = NDArray[np.int64]
 
-_KINDS = (Kind.F, Kind.OPT, *BACKWARD_KINDS, *GRADIENT_KINDS)
+_KINDS = (Kind.F, Kind.OPT, Kind.RECONSTRUCT, *BACKWARD_KINDS, *GRADIENT_KINDS)
 
 
 class WeightPolicy(enum.StrEnum):
@@ -37,7 +37,7 @@ class WeightPolicy(enum.StrEnum):
 
 
 def stages_on_ranks(ops: Program | OpGraph) -> Iterator[tuple[int, int, Nodes]]:
-    """(rank, stage, nodes) of every stage on every rank that runs it: F, backwards and OPT, by number."""
+    """(rank, stage, nodes) of every stage on every rank that runs it: what uses or changes its weights, by number."""
     nodes = np.flatnonzero(np.isin(ops.kind, _KINDS) & (ops.stage >= 0))
     key = ops.rank[nodes].astype(np.int64) * ops.placement.stages + ops.stage[nodes]
     order = np.argsort(key, kind="stable")

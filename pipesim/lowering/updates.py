@@ -18,6 +18,8 @@ from pipesim.lowering.extend import Extension
 
 Nodes = NDArray[np.int64]
 
+_NOWHERE = -1
+
 
 def split_engines(graph: OpGraph) -> OpGraph:
     """The graph with W and OPT on a second stream of each rank, beside F and I.
@@ -41,21 +43,23 @@ def _in_pair(graph: OpGraph) -> NDArray[np.bool_]:
 
 def _keep_order(extension: Extension, nodes: Nodes) -> None:
     """Turn what the order of one stage's ops meant into waiting, where it must still hold."""
-    kind, microbatch = extension.graph.kind, extension.graph.microbatch
-    backward: dict[int, int] = {}
-    newest = None
-    for node in nodes.tolist():
-        which = int(microbatch[node])
-        if kind[node] == Kind.I:
-            backward[which] = node
-        elif kind[node] == Kind.W:
-            extension.wait(node, backward[which], 0.0)
-        elif kind[node] == Kind.OPT:
-            newest = node
-            if which in backward:
-                extension.wait(node, backward[which])
-        elif newest is not None and kind[node] in (Kind.F, Kind.RECONSTRUCT):
-            extension.wait(node, newest)
+    graph = extension.graph
+    kind = graph.kind[nodes]
+    weights, updates = nodes[kind == Kind.W], nodes[kind == Kind.OPT]
+    inputs = np.full(graph.microbatches, _NOWHERE)
+    inputs[graph.microbatch[nodes[kind == Kind.I]]] = nodes[kind == Kind.I]
+    _wait(extension, weights, inputs[graph.microbatch[weights]], 0.0)
+    _wait(extension, updates, inputs[graph.microbatch[updates]])
+    readers = nodes[np.isin(kind, (Kind.F, Kind.RECONSTRUCT))]
+    newest = np.append(updates, _NOWHERE)[np.searchsorted(updates, readers) - 1]
+    _wait(extension, readers, newest)
+
+
+def _wait(extension: Extension, nodes: Nodes, producers: Nodes, fraction: float = 1.0) -> None:
+    """Let each node wait for its producer, where there is one."""
+    some = producers != _NOWHERE
+    for node, producer in zip(nodes[some].tolist(), producers[some].tolist(), strict=True):
+        extension.wait(node, producer, fraction)
 
 
 def _regroup(graph: OpGraph, moved: NDArray[np.bool_]) -> OpGraph:

@@ -129,6 +129,21 @@ def test_a_second_engine_moves_ops_and_keeps_them_all():
     assert timeline.start[at["2W0"]] == timeline.start[at["2I0"]]
 
 
+def test_reconstruction_on_two_engines_waits_for_the_update_before_it():
+    """It reads the newest weights, so no update of the stage runs at the same time, to the end of the drain."""
+    lowering = Lowering(weights=WeightPolicy.AVERAGE, second_engine=True)
+    program = create("layerpipe2", engines=2).program(Setting(3, 8))
+    base = costs(program, 2, 1, 5)
+    priced = replace(base, times=replace(base.times, reconstruct=np.full(3, UNIT), optimizer=np.full(3, 2 * UNIT)))
+    timeline = event.run(bind(lower(program, priced, lowering), priced))
+    graph = timeline.graph
+    for stage in range(2):
+        mine = graph.stage == stage
+        for node in np.flatnonzero(mine & (graph.kind == Kind.RECONSTRUCT)).tolist():
+            for update in np.flatnonzero(mine & (graph.kind == Kind.OPT)).tolist():
+                assert timeline.end[update] <= timeline.start[node] or timeline.start[update] >= timeline.end[node]
+
+
 @pytest.mark.parametrize(
     ("schedule", "override", "path"),
     [
