@@ -133,7 +133,7 @@ def test_reconstruction_on_two_engines_waits_for_the_update_before_it():
     """It reads the newest weights, so no update of the stage runs at the same time, to the end of the drain."""
     lowering = Lowering(weights=WeightPolicy.AVERAGE, second_engine=True)
     program = create("layerpipe2", engines=2).program(Setting(3, 8))
-    base = costs(program, 2, 1, 5)
+    base = costs(program, 2, 1, [20, 1, 1])
     priced = replace(base, times=replace(base.times, reconstruct=np.full(3, UNIT), optimizer=np.full(3, 2 * UNIT)))
     timeline = event.run(bind(lower(program, priced, lowering), priced))
     graph = timeline.graph

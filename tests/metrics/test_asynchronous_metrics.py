@@ -129,6 +129,15 @@ def test_activation_memory_returns_to_its_base(options):
         _, level = curve(result.raw, effects, rank)
         assert level.max() == metrics["memory"]["activations_bytes"] == pytest.approx(7 - 2 * rank)  # sums of thirds
         assert level[-1] == pytest.approx(0.0, abs=1e-9)
+        assert metrics["peak_in_flight"] == pytest.approx(7 - 2 * rank)
+
+
+def test_the_makespan_ends_with_the_last_weight_gradient():
+    """On two engines too: with W = 5 and an update of 1 it ends one before the run, 3 after the last I."""
+    result = abstract("layerpipe2", 8, engines=2, costs={"input_grad": 2, "weight_grad": 5, "optimizer": 1})
+    frame = result.timeline
+    assert result.metrics["compute_makespan_s"] == result.metrics["step_time_s"] - 1
+    assert frame.loc[frame["kind"] == "I", "end_s"].max() == result.metrics["compute_makespan_s"] - 3
 
 
 def test_extra_weights_are_weights():
