@@ -31,6 +31,7 @@ KEYS = [
     "time_breakdown",
     "ranks",
     "critical_path",
+    "asynchronous",
     "theory",
     "warnings",
 ]

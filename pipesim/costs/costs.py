@@ -52,7 +52,8 @@ class StageTimes:
     ``overlap`` is what a full backward takes less than its two halves, because communication of the first
     runs beside products of the second; ``overlap_collective`` the part of it that was communication.
     ``reduce_grad`` is the stage's gradient all-reduce or reduce-scatter over data-parallel replicas,
-    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update; all once per use.
+    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update, ``reconstruct`` the recovery of
+    older weights from a moving average of gradients; all once per use.
     """
 
     forward: Seconds
@@ -68,6 +69,7 @@ class StageTimes:
     recompute_collective: Seconds
     overlap: Seconds
     overlap_collective: Seconds
+    reconstruct: Seconds
 
     @classmethod
     def simple(cls, forward: Seconds, input_grad: Seconds, weight_grad: Seconds, **other: Seconds) -> StageTimes:

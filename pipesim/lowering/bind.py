@@ -99,6 +99,7 @@ _PRICES = {
     Kind.REDUCE_GRAD: "reduce_grad",
     Kind.UNSHARD: "unshard",
     Kind.OPT: "optimizer",
+    Kind.RECONSTRUCT: "reconstruct",
 }
 
 

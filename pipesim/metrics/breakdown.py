@@ -52,11 +52,12 @@ def _work(graph: OpGraph, parts: dict[str, Picoseconds]) -> None:
     count = graph.compute_nodes
     kind, duration = graph.kind[:count], graph.duration[:count]
     parts["compute"] += graph.per_rank(duration)
-    for name, what in (("recompute", Kind.RECOMPUTE), ("optimizer", Kind.OPT)):
+    for name, what in (("recompute", Kind.RECOMPUTE), ("optimizer", Kind.OPT), ("optimizer", Kind.RECONSTRUCT)):
         chosen = kind == what
         if chosen.any():
-            parts[name] += graph.per_rank(duration * chosen)
-            parts["compute"] -= parts[name]
+            amount = graph.per_rank(duration * chosen)
+            parts[name] += amount
+            parts["compute"] -= amount
 
 
 class Phases(NamedTuple):

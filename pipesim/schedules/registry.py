@@ -40,6 +40,9 @@ _FAMILIES: dict[str, str] = {
     "gis-h": "grouped_interleaved",
     "dualpipe": "dualpipe",
     "dualpipe-v": "dualpipe",
+    "pipedream": "asynchronous",
+    "pipedream-2bw": "asynchronous",
+    "layerpipe2": "asynchronous",
     "helix": "helix",
     "custom": "custom",
 }
