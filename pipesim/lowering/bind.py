@@ -9,7 +9,7 @@ from pipesim.costs.costs import Costs, Seconds, StageTimes
 from pipesim.ir.graph import OpGraph, padded
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Ranks
-from pipesim.ir.timeline import to_picoseconds
+from pipesim.ir.timeline import check_countable, to_picoseconds
 from pipesim.ir.traffic import Traffic
 from pipesim.lowering.exchanges import exchanges_of
 from pipesim.lowering.messages import hop_ends, hops_of
@@ -18,8 +18,14 @@ Picoseconds = NDArray[np.int64]
 
 
 def bind(graph: OpGraph, costs: Costs) -> OpGraph:
-    """The graph with every op's duration and every dependency's lag taken from ``costs``."""
-    return Binder(graph).bind(costs)
+    """The graph with every op's duration and every dependency's lag taken from ``costs``.
+
+    Raises:
+        PipesimError: all ops together would take longer than engines can count.
+    """
+    bound = Binder(graph).bind(costs)
+    check_countable(float(bound.duration.sum(dtype=np.float64)) + float(bound.dep_lag.sum(dtype=np.float64)))
+    return bound
 
 
 class Binder:
