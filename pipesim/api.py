@@ -77,9 +77,11 @@ def plan(config: Config | Source) -> Plan:
     """
     if isinstance(config, str | os.PathLike | Mapping):
         config = load(config)
-    schedule = config.schedule.build()
+    from pipesim import pricing
+
     ranks, microbatches = config.ranks, config.microbatches
     try:
+        schedule = pricing.fitted(config)
         schedule.check(ranks, microbatches)
         placement = schedule.placement(ranks)
     except ScheduleError as error:

@@ -66,12 +66,12 @@ class Result:
 
     @property
     def critical_path(self) -> list[tuple[int, float, float]]:
-        """Ops on the critical path in order of time: rank, start and end in seconds."""
-        from pipesim.metrics.critical import P2P, critical_path
+        """Unbroken work on the critical path in order of time: rank, start and end in seconds."""
+        from pipesim.metrics.critical import critical_path
 
         rank = self.raw.graph.rank
-        steps = (s for s in critical_path(self.raw) if s.what != P2P and rank[s.node] >= 0)
-        return [(int(rank[s.node]), s.start / PICOSECONDS, s.end / PICOSECONDS) for s in steps]
+        steps = (s for s in critical_path(self.raw) if not s.hop and rank[s.first] >= 0)
+        return [(int(rank[s.first]), s.start / PICOSECONDS, s.end / PICOSECONDS) for s in steps]
 
     def gantt(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Gantt chart of the ranks; options as in `pipesim.report.gantt.gantt`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,11 @@ def test_a_schedule_that_cannot_run_is_a_config_error():
     config = {**ABSTRACT, "schedule": "interleaved-1f1b", "pipeline": {"ranks": 4, "microbatches": 6}}
     with pytest.raises(ConfigError, match="use 4 or 8 micro-batches"):
         pipesim.simulate(config)
+
+
+def test_the_critical_path_is_work_without_a_break():
+    """GPipe: down the ranks with the first forward, then the last rank, then up: 33 units, no gap."""
+    path = pipesim.simulate({**ABSTRACT, "schedule": "gpipe"}).critical_path
+    assert (path[0][1], path[-1][2]) == (0.0, 33.0)
+    assert all(before[2] == after[1] for before, after in pairwise(path))
+    assert [rank for rank, _, _ in path] == [0, 1, 2, 3, 2, 1, 0]

@@ -15,6 +15,7 @@ from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
 
 if TYPE_CHECKING:
     from pipesim.hardware.cluster import Cluster as BuiltCluster
+    from pipesim.schedules import Schedule as BuiltSchedule
     from pipesim.workload.model import Model
 
 MAX_OPS = 2 * 10**8
@@ -61,7 +62,7 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
     if model is not None and parallelism is not None and training is not None and schedule is not None:
         yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
-        yield from _batches(schedule, parallelism, training)
+        yield from _batches(schedule, parallelism, training, model)
 
 
 def _hardware(raw: Any) -> tuple[BuiltCluster | None, Sequence[Problem]]:
@@ -96,14 +97,16 @@ def _all_zero(costs: UnitCosts) -> Iterator[Problem]:
         yield Problem("costs", "all ops take no time", allowed="a positive forward, input_grad or weight_grad")
 
 
-def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: str) -> Iterator[Problem]:
+def _schedulable(
+    schedule: ScheduleChoice, ranks: int, microbatches: int, path: str, model: Model | None = None
+) -> Iterator[Problem]:
     """Size first: asking an absurd size of the schedule may take forever."""
     try:
-        built = schedule.build()
-        chunks = built.chunks_per_rank()
-        ops = 3 * ranks * microbatches * max(chunks, 1)
+        built = _fitted(schedule, model)
+        stages = built.stages(ranks)
+        ops = 3 * stages * microbatches
         if ops > MAX_OPS:
-            found = f"3 x {ranks} ranks x {microbatches} micro-batches x {chunks} chunks = {ops:.3g} ops"
+            found = f"3 x {stages} stages on {ranks} ranks x {microbatches} micro-batches = {ops:.3g} ops"
             yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
         else:
             built.check(ranks, microbatches)
@@ -111,15 +114,20 @@ def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: 
         yield Problem("schedule", str(error))
 
 
-def _stages(schedule: ScheduleChoice, ranks: int) -> int:
-    """Number of stages S; an estimate beyond what a placement should be built for just to count them."""
+def _fitted(schedule: ScheduleChoice, model: Model | None) -> BuiltSchedule:
+    """The schedule, set up for the model where there is one."""
     built = schedule.build()
-    estimate = ranks * max(built.chunks_per_rank(), 1)
-    return built.placement(ranks).stages if estimate <= 10**6 else estimate
+    return built.fit(model.layers) if model is not None else built
+
+
+def _stages(schedule: BuiltSchedule, ranks: int) -> int:
+    """Number of stages S; an estimate beyond what a placement should be built for just to count them."""
+    estimate = schedule.stages(ranks)
+    return schedule.placement(ranks).stages if estimate <= 10**6 else estimate
 
 
 def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice) -> Iterator[Problem]:
-    stages = _stages(schedule, pipeline.ranks)
+    stages = _stages(schedule.build(), pipeline.ranks)
     for name in ("forward", "input_grad", "weight_grad"):
         times = getattr(costs, name)
         if isinstance(times, tuple) and len(times) != stages:
@@ -200,13 +208,25 @@ def _partition(
 ) -> Sequence[Problem]:
     from pipesim.workload.partition import partition
 
+    ranks = parallelism.pipeline
     try:
-        partition(model.layers, _stages(schedule, parallelism.pipeline), training.partition)
+        fitted = _fitted(schedule, model)
+        stages = _stages(fitted, ranks)
+        if stages <= 10**6 and fitted.placement(ranks).cut is not None:
+            return _whole_layers_only(schedule, training)
+        partition(model.layers, stages, training.partition)
     except ConfigError as error:
         return error.problems
     except (ScheduleError, ProgramError):  # reported when the schedule itself is checked
         return ()
     return ()
+
+
+def _whole_layers_only(schedule: ScheduleChoice, training: Training) -> Sequence[Problem]:
+    if training.partition is None:
+        return ()
+    message = f"{schedule.name} cuts inside layers and decides itself which rank has what"
+    return [Problem("training.partition", message, str(list(training.partition)), "nothing")]
 
 
 def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:
@@ -229,7 +249,9 @@ def _experts(parallelism: Parallelism, model: Model) -> Iterator[Problem]:
     yield from _divides(ways, model.moe.experts, path, "experts")
 
 
-def _batches(schedule: ScheduleChoice | None, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+def _batches(
+    schedule: ScheduleChoice | None, parallelism: Parallelism, training: Training, model: Model | None
+) -> Iterator[Problem]:
     size, total = training.micro_batch * parallelism.data, training.global_batch
     if total % size:
         lower, upper = total // size * size, -(-total // size) * size
@@ -238,4 +260,4 @@ def _batches(schedule: ScheduleChoice | None, parallelism: Parallelism, training
         message = "does not divide into micro-batches"
         yield Problem("training.global_batch", message, found, f"a multiple of {size}", near)
     elif schedule is not None:
-        yield from _schedulable(schedule, parallelism.pipeline, total // size, "training.global_batch")
+        yield from _schedulable(schedule, parallelism.pipeline, total // size, "training.global_batch", model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,13 @@ def lower(program: Program, costs: Costs, options: Lowering | None = None) -> Op
         )
         graph = add_data_parallel(graph, spec)
     return add_barrier(graph) if steps and options.synchronous else graph
+
+
+def shape(costs: Costs) -> tuple[Hashable, ...]:
+    """What `lower` reads from costs: two costs of equal shape lower a program to the same graph."""
+    times = costs.times
+    present = (bool(part.any()) for part in (times.reduce_grad, times.unshard, times.optimizer))
+    return (times.recompute > 0).tobytes(), *present, costs.buckets.tobytes()
 
 
 def last_gradient_ops(program: Program) -> NDArray[np.int64]:

@@ -94,6 +94,9 @@ def in_flight(graph: OpGraph) -> Bytes:
     count, starts = graph.compute_nodes, graph.starts[: graph.ranks + 1]
     takes = (graph.kind[:count] == Kind.F).astype(np.int8)
     gives = is_any(graph.kind[:count], (Kind.W, Kind.B)).astype(np.int8)
+    cut = graph.placement.cut
+    if cut is not None:
+        takes, gives = (effect * cut.activation[graph.stage[:count]] for effect in (takes, gives))
     first = np.flatnonzero(graph.paired[:count])
     takes[first] += takes[first + 1]
     takes[first + 1] = 0
@@ -106,4 +109,4 @@ def in_flight(graph: OpGraph) -> Bytes:
     most = np.zeros(graph.ranks)
     if len(some):
         most[some] = np.maximum.reduceat(level, starts[some]) - before[some]
-    return most / graph.placement.chunks
+    return most / graph.placement.share_activations

@@ -96,6 +96,18 @@ class Schedule:
         """Stages per rank on one route, known before the number of ranks is."""
         return 1
 
+    def stages(self, ranks: int) -> int:
+        """Number of stages S, known without building the placement."""
+        return ranks * max(self.chunks_per_rank(), 1)
+
+    def fit(self, layers: int) -> Schedule:
+        """The schedule for a model of so many layers; most take any.
+
+        Raises:
+            ScheduleError: it was set up for another number of layers.
+        """
+        return self
+
     def routes(self, ranks: int, microbatches: int) -> NDArray[np.int32]:
         """Route of every micro-batch, shape (M,); all on the only one unless overridden."""
         return np.zeros(microbatches, np.int32)

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from pipesim.schedules.v_journey import LEGS
+from pipesim.schedules.v_journey import LEGS, Ints
 
-Grid = NDArray[np.int64]
+Grid = Ints
+Row = Ints
 
 EMPTY = -1
 _WEIGHT = LEGS
 """Code of any weight gradient while it does not matter whose it is."""
 
 
-def unroll(block: NDArray[np.int64], microbatches: int, period: int, limit: int = 0) -> NDArray[np.int64] | None:
+def unroll(block: Ints, microbatches: int, period: int, limit: int = 0) -> Ints | None:
     """Codes of every rank in order, shape (P, 6 M), for a block of four legs, shape (4, P), on a V placement.
 
     Repeats the block, puts weight gradients into its gaps, and squeezes and advances its ends at one slot per op.
@@ -45,7 +45,7 @@ def unroll(block: NDArray[np.int64], microbatches: int, period: int, limit: int 
     return grid[grid >= 0].reshape(len(grid), -1)
 
 
-def repeat(block: NDArray[np.int64], microbatches: int, period: int) -> Grid:
+def repeat(block: Ints, microbatches: int, period: int) -> Grid:
     """The grid of a block of shape (ops, P), repeated for every micro-batch.
 
     The grid has room at its end for the weight gradients that the block may leave out.
@@ -61,7 +61,7 @@ def repeat(block: NDArray[np.int64], microbatches: int, period: int) -> Grid:
 
 
 @njit(cache=True)
-def fill_weights(grid, microbatches):
+def fill_weights(grid: Grid, microbatches: int) -> None:
     """Put the rank's weight gradients into free slots, first come first served, whosever they are. In place."""
     for rank in range(grid.shape[0]):
         waiting = placed = 0
@@ -76,7 +76,7 @@ def fill_weights(grid, microbatches):
 
 
 @njit(cache=True)
-def fill_own_weights(grid, microbatches):
+def fill_own_weights(grid: Grid, microbatches: int) -> None:
     """Put each stage's weight gradients into free slots, those of leg 2 before those of leg 3. In place."""
     for rank in range(grid.shape[0]):
         waiting = [0, 0]
@@ -94,7 +94,7 @@ def fill_own_weights(grid, microbatches):
 
 
 @njit(cache=True)
-def clear_weights(grid, microbatches):
+def clear_weights(grid: Grid, microbatches: int) -> None:
     """Take the weight gradients out again. In place."""
     for rank in range(grid.shape[0]):
         for slot in range(grid.shape[1]):
@@ -103,7 +103,7 @@ def clear_weights(grid, microbatches):
 
 
 @njit(cache=True)
-def row_peak(row, microbatches, explicit):
+def row_peak(row: Row, microbatches: int, explicit: bool) -> int:
     """Most activations in flight on a rank; weight gradients take the free slots unless they are ``explicit``."""
     held = peak = waiting = 0
     for code in row:
@@ -121,7 +121,7 @@ def row_peak(row, microbatches, explicit):
 
 
 @njit(cache=True)
-def peak(grid, microbatches, explicit):
+def peak(grid: Grid, microbatches: int, explicit: bool) -> int:
     """Largest `row_peak` of any rank."""
     most = 0
     for rank in range(grid.shape[0]):
@@ -130,7 +130,7 @@ def peak(grid, microbatches, explicit):
 
 
 @njit(cache=True)
-def squeeze(grid, microbatches):
+def squeeze(grid: Grid, microbatches: int) -> Grid:
     """Every op as early as its order and its micro-batch's journey allow, at one slot per op. A new grid."""
     ranks, width = grid.shape
     squeezed = np.full_like(grid, EMPTY)
@@ -153,7 +153,7 @@ def squeeze(grid, microbatches):
 
 
 @njit(cache=True)
-def _arrival(slot_of, leg, rank, number):
+def _arrival(slot_of: Ints, leg: int, rank: int, number: int) -> int:
     """First slot in which the leg can run on this rank, going by the leg before and the rank before."""
     start = slot_of[leg - 1, rank, number] + 1 if leg > 0 else 0
     before = rank - 1 if leg % 2 == 0 else rank + 1
@@ -163,7 +163,7 @@ def _arrival(slot_of, leg, rank, number):
 
 
 @njit(cache=True)
-def advance(grid, microbatches, explicit, limit):
+def advance(grid: Grid, microbatches: int, explicit: bool, limit: int) -> None:
     """Move ops of warm-up and cool-down into earlier free slots, as far as no rank's peak exceeds the limit.
 
     The repeated middle (from the first last backward on rank 0 to its last forward) stays as it is, and the
@@ -189,7 +189,7 @@ def advance(grid, microbatches, explicit, limit):
 
 
 @njit(cache=True)
-def _slots(grid, microbatches):
+def _slots(grid: Grid, microbatches: int) -> Ints:
     """Slot of every op, shape (legs and all weight gradients, P, 2 M)."""
     slot_of = np.zeros((LEGS + 1, grid.shape[0], 2 * microbatches), np.int64)
     for rank in range(grid.shape[0]):
@@ -203,7 +203,7 @@ def _slots(grid, microbatches):
 
 
 @njit(cache=True)
-def _earliest(row, slot_of, leg, rank, number):
+def _earliest(row: Row, slot_of: Ints, leg: int, rank: int, number: int) -> int:
     """First slot that the op's order among its like and its micro-batch's journey allow."""
     first = slot_of[leg, rank, number - 1] + 1 if number > 0 else 0
     if leg < LEGS:
@@ -218,7 +218,7 @@ def _earliest(row, slot_of, leg, rank, number):
 
 
 @njit(cache=True)
-def _move(row, microbatches, first, slot, limit, explicit):
+def _move(row: Row, microbatches: int, first: int, slot: int, limit: int, explicit: bool) -> int:
     """Move the op at ``slot`` to the first free slot from ``first`` on that keeps the peak; the slot it ends in."""
     code = row[slot]
     row[slot] = EMPTY

@@ -44,8 +44,7 @@ class _VSchedule(Schedule):
     def program(self, setting: Setting) -> Program:
         """All ranks, as arrays."""
         self.check(setting.ranks, setting.microbatches)
-        legs, numbers = np.divmod(self.order_codes(setting), setting.microbatches)
-        return v_journey.program(setting.ranks, setting.microbatches, list(legs), list(numbers))
+        return v_journey.program(self.order_codes(setting), setting.microbatches)
 
     def problem(self, setting: Setting, limit: int) -> Problem:
         """The search for a good order of at most ``limit`` chunk activations per rank."""

@@ -40,6 +40,7 @@ _FAMILIES: dict[str, str] = {
     "gis-h": "grouped_interleaved",
     "dualpipe": "dualpipe",
     "dualpipe-v": "dualpipe",
+    "helix": "helix",
     "custom": "custom",
 }
 """Name -> module of this package that defines it."""

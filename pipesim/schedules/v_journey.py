@@ -8,12 +8,12 @@ With stages r (near) and 2P-1-r (far) on rank r, a micro-batch passes every rank
     leg 3  backward, up     ranks P-1 .. 0   near stage
 
 Legs 4 and 5 stand for the weight gradients that legs 2 and 3 leave behind. The turns at both ends stay on one
-rank and need no transfer.
+rank and need no transfer. Orders are written as codes ``leg M + micro-batch``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ LEGS = 4
 OPS = 6
 """Legs and weight gradients: ops per rank and micro-batch."""
 
-F_DOWN, F_UP, I_DOWN, I_UP = (np.int64(leg) for leg in range(4))
+F_DOWN, F_UP, I_DOWN, I_UP = cast("list[int]", list(np.arange(4)))
 """The legs by name; as numpy integers, because numba compiles a function anew for every plain literal."""
 
 KIND = np.array([Kind.F, Kind.F, Kind.I, Kind.I, Kind.W, Kind.W])
@@ -48,10 +48,12 @@ def durations(costs: StepCosts, ranks: int) -> Ints:
     return np.take_along_axis(table, stages(ranks), axis=1).astype(np.int64)
 
 
-def program(ranks: int, microbatches: int, legs: Sequence[Ints], numbers: Sequence[Ints]) -> Program:
-    """A program from the legs (or weight gradients) that each rank runs in order, and their micro-batches."""
-    where = stages(ranks)
-    columns = [(KIND[leg], where[leg, r], number) for r, (leg, number) in enumerate(zip(legs, numbers, strict=True))]
+def program(codes: Ints, microbatches: int) -> Program:
+    """A program from the ops of each rank in order, as codes ``leg M + micro-batch`` of shape (P, 6 M)."""
+    ranks = len(codes)
+    legs, number = np.divmod(codes, microbatches)
+    stage = stages(ranks)[legs, np.arange(ranks)[:, None]]
+    columns = list(zip(KIND[legs], stage, number, strict=True))
     return Program.from_arrays(vee(ranks), columns, microbatches)
 
 

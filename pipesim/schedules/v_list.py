@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipesim.schedules.v_journey import LEGS, OPS, Ints
 
-_UNKNOWN = np.int64(1 << 62)
+_UNKNOWN = 1 << 62
 
 
 class Costs(NamedTuple):
@@ -46,7 +46,7 @@ class _State(NamedTuple):
     """
 
     arrival: Ints
-    count: Ints
+    done: Ints
     clock: Ints
     waiting: Ints
     stuck: NDArray[np.bool_]
@@ -62,7 +62,7 @@ def list_schedule(costs: Costs, microbatches: int, limit: int, policy: Policy) -
     ranks = costs.duration.shape[1]
     state = _State(
         arrival=np.full((LEGS, ranks, microbatches), _UNKNOWN),
-        count=np.zeros((OPS, ranks), np.int64),
+        done=np.zeros((OPS, ranks), np.int64),
         clock=np.zeros(ranks, np.int64),
         waiting=np.zeros((ranks, 2 * microbatches), np.int64),
         stuck=np.zeros(ranks, np.bool_),
@@ -73,46 +73,46 @@ def list_schedule(costs: Costs, microbatches: int, limit: int, policy: Policy) -
 
 
 @njit(cache=True)
-def _run(costs, microbatches, limit, policy, state):
+def _run(costs: Costs, microbatches: int, limit: int, policy: Policy, state: _State) -> None:
     ranks = costs.duration.shape[1]
-    done = np.zeros(ranks, np.int64)
+    cursor = np.zeros(ranks, np.int64)
     state.arrival[0, 0] = 0
     left = state.order.size
     while left > 0:
-        rank = _next_rank(state, done, OPS * microbatches)
+        rank = _next_rank(state, cursor, OPS * microbatches)
         op, start = _choose(costs, microbatches, limit, policy, state, rank)
         if op < 0:
             state.stuck[rank] = start == _UNKNOWN
             state.clock[rank] = start if start < _UNKNOWN else state.clock[rank]
             continue
-        number = state.count[op, rank]
-        state.order[rank, done[rank]] = op * microbatches + number
-        done[rank] += 1
+        number = state.done[op, rank]
+        state.order[rank, cursor[rank]] = op * microbatches + number
+        cursor[rank] += 1
         left -= 1
         _finish(costs, state, op, rank, number, start, microbatches)
 
 
 @njit(cache=True, inline="always")
-def _next_rank(state, done, total):
+def _next_rank(state: _State, cursor: Ints, total: int) -> int:
     """The rank that decides next: the earliest clock among those that are not finished and not stuck."""
     best, clock = -1, _UNKNOWN
-    for rank in range(len(done)):
-        if done[rank] < total and not state.stuck[rank] and state.clock[rank] < clock:
+    for rank in range(len(cursor)):
+        if cursor[rank] < total and not state.stuck[rank] and state.clock[rank] < clock:
             best, clock = rank, state.clock[rank]
     return best
 
 
 @njit(cache=True, inline="always")
-def _choose(costs, microbatches, limit, policy, state, rank):
+def _choose(costs: Costs, microbatches: int, limit: int, policy: Policy, state: _State, rank: int) -> tuple[int, int]:
     """The op to run and its start; or -1 and the time at which to look again, `_UNKNOWN` when nothing is to come."""
-    now = state.clock[rank]
+    now = int(state.clock[rank])
     horizon = now + policy.patience
     best, urgency, start, later = -1, np.inf, now, _UNKNOWN
     for leg in range(LEGS):
-        number = state.count[leg, rank]
+        number = state.done[leg, rank]
         if number >= microbatches or not _fits(state, policy, leg, rank, limit):
             continue
-        arrival = state.arrival[leg, rank, number]
+        arrival = int(state.arrival[leg, rank, number])
         if arrival > horizon:
             later = min(later, arrival)
         elif policy.priority[leg, rank, number] < urgency:
@@ -127,21 +127,21 @@ def _choose(costs, microbatches, limit, policy, state, rank):
 
 
 @njit(cache=True, inline="always")
-def _fits(state, policy, leg, rank, limit):
+def _fits(state: _State, policy: Policy, leg: int, rank: int, limit: int) -> bool:
     """Whether a forward finds a place; backwards always do."""
     if leg > 1:
         return True
-    near = state.count[0, rank] - state.count[5, rank]
-    far = state.count[1, rank] - state.count[4, rank]
-    room = limit - 1 if state.count[2, rank] > 0 else min(limit - 1, policy.warm[rank])
+    near = state.done[0, rank] - state.done[5, rank]
+    far = state.done[1, rank] - state.done[4, rank]
+    room = limit - 1 if state.done[2, rank] > 0 else min(limit - 1, policy.warm[rank])
     return near + far < limit and (leg == 1 or near < room)
 
 
 @njit(cache=True, inline="always")
-def _weight(microbatches, policy, state, rank):
+def _weight(microbatches: int, policy: Policy, state: _State, rank: int) -> tuple[int, float]:
     """The oldest weight gradient that waits, as leg 4 or 5, and its urgency; -1 if none."""
-    taken = state.count[4, rank] + state.count[5, rank]
-    if taken == state.count[2, rank] + state.count[3, rank]:
+    taken = state.done[4, rank] + state.done[5, rank]
+    if taken == state.done[2, rank] + state.done[3, rank]:
         return -1, np.inf
     code = state.waiting[rank, taken]
     leg = code // microbatches
@@ -149,11 +149,11 @@ def _weight(microbatches, policy, state, rank):
 
 
 @njit(cache=True, inline="always")
-def _finish(costs, state, op, rank, number, start, microbatches):
+def _finish(costs: Costs, state: _State, op: int, rank: int, number: int, start: int, microbatches: int) -> None:
     """Count the op, and let the rank that comes next on its journey know."""
     if op >= 2 and op < LEGS:
-        state.waiting[rank, state.count[2, rank] + state.count[3, rank]] = op * microbatches + number
-    state.count[op, rank] += 1
+        state.waiting[rank, state.done[2, rank] + state.done[3, rank]] = op * microbatches + number
+    state.done[op, rank] += 1
     end = start + costs.duration[op, rank]
     state.clock[rank] = end
     if op >= LEGS:
@@ -169,7 +169,7 @@ def _finish(costs, state, op, rank, number, start, microbatches):
 
 
 @njit(cache=True)
-def measure(costs, microbatches, order):
+def measure(costs: Costs, microbatches: int, order: Ints) -> tuple[int, int]:
     """Makespan and longest span of an order when every op starts as early as it can.
 
     The order must not deadlock.
@@ -191,16 +191,16 @@ def measure(costs, microbatches, order):
                 clock[rank] = start + costs.duration[op, rank]
                 end[op, rank, number] = clock[rank]
                 position[rank] += 1
-    return clock.max(), (clock - first).max()
+    return int(clock.max()), int((clock - first).max())
 
 
 @njit(cache=True)
-def _ready(costs, end, op, rank, number):
+def _ready(costs: Costs, end: Ints, op: int, rank: int, number: int) -> int:
     """When the op's input is there; -1 if that is not known yet."""
     if op >= LEGS:
-        return end[op - 2, rank, number]
+        return int(end[op - 2, rank, number])
     before = rank - 1 if op % 2 == 0 else rank + 1
     if 0 <= before < end.shape[1]:
-        sent = end[op, before, number]
+        sent = int(end[op, before, number])
         return sent + costs.hop if sent >= 0 else sent
-    return end[op - 1, rank, number] if op > 0 else 0
+    return int(end[op - 1, rank, number]) if op > 0 else 0

@@ -187,8 +187,9 @@ def _random(problem: Problem, rng: Generator) -> _Genes:
 
 def _warm(ranks: int, limit: int, rng: Generator) -> Ints:
     """Near activations before the first backward: all but one place, or fewer on each rank down to a half."""
-    near = limit - 1 - np.arange(ranks) * rng.integers(0, 2)
-    return np.maximum(near, (limit + rng.integers(0, 2)) // 2).clip(1, max(1, limit - 1))
+    near = limit - 1 - np.arange(ranks) * int(rng.integers(0, 2))
+    least = max(1, (limit + int(rng.integers(0, 2))) // 2)
+    return np.clip(near, min(least, limit - 1), limit - 1)
 
 
 def _weight_lag(problem: Problem, rng: Generator) -> float:
@@ -219,7 +220,7 @@ def _changed(problem: Problem, genes: _Genes, rng: Generator) -> _Genes:
     if choice < 0.85:
         warm = genes.warm.copy()
         rank = rng.integers(ranks)
-        warm[rank] = np.clip(warm[rank] + rng.choice([-1, 1]), 1, max(1, problem.limit - 1))
+        warm[rank] = np.clip(warm[rank] + rng.choice([-1, 1]), 1, problem.limit - 1)
         return genes._replace(warm=warm)
     if choice < 0.9:
         return genes._replace(drain=int(np.clip(genes.drain + rng.integers(-2, 3), 0, problem.microbatches)))

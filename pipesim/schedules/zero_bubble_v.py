@@ -65,15 +65,8 @@ class ZeroBubbleV(Schedule):
         """All ranks, as arrays."""
         p, m = setting.ranks, setting.microbatches
         self.check(p, m)
-        if self.order == "handmade":
-            legs = [handmade_legs(rank, p, max(m, 2 * p - 1)) for rank in range(p)]
-            numbers = [v_journey.numbers(row) for row in legs]
-            kept = [number < m for number in numbers]
-            legs = [row[keep] for row, keep in zip(legs, kept, strict=True)]
-            numbers = [row[keep] for row, keep in zip(numbers, kept, strict=True)]
-            return v_journey.program(p, m, legs, numbers)
-        legs, numbers = np.divmod(self._automatic(setting), m)
-        return v_journey.program(p, m, list(legs), list(numbers))
+        codes = handmade_order(p, m) if self.order == "handmade" else self._automatic(setting)
+        return v_journey.program(codes, m)
 
     def _automatic(self, setting: Setting) -> Ints:
         from pipesim.schedules.zero_bubble_v_auto import Problem, automatic_order
@@ -81,7 +74,7 @@ class ZeroBubbleV(Schedule):
         p, m = setting.ranks, setting.microbatches
         costs = setting.costs_for(2 * p)
         memory = v_journey.memory(costs, p)
-        problem = Problem(m, v_journey.durations(costs, p), costs.hop, memory, self._limit(memory))
+        problem = Problem(m, v_journey.durations(costs, p), int(costs.hop), memory, self._limit(memory))
         order = automatic_order(problem)
         if order is None:
             raise ScheduleError(
@@ -92,8 +85,9 @@ class ZeroBubbleV(Schedule):
 
     def _limit(self, memory: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bytes per rank; a hair more, so that sums of sizes that fill it exactly do not fail by rounding."""
-        share = memory[:2].sum(axis=0)
-        return self.memory_limit * memory.shape[1] * share * (1 + 1e-9)
+        share: NDArray[np.float64] = memory[:2].sum(axis=0)
+        limit: NDArray[np.float64] = share * (self.memory_limit * memory.shape[1] * (1 + 1e-9))
+        return limit
 
     def theory(self, setting: Setting) -> Theory | None:
         """F, I, W equal on all stages, free transfers, the memory of 1F1B; M >= P, by hand M >= 2P-1."""
@@ -108,7 +102,17 @@ class ZeroBubbleV(Schedule):
         )
 
 
-def handmade_legs(rank: int, ranks: int, microbatches: int) -> Ints:
+def handmade_order(ranks: int, microbatches: int) -> Ints:
+    """The hand-made order as codes, shape (P, 6 M): built for 2P-1 micro-batches at least, surplus ones left out."""
+    rows = []
+    for rank in range(ranks):
+        legs = _handmade_legs(rank, ranks, max(microbatches, 2 * ranks - 1))
+        number = v_journey.numbers(legs)
+        rows.append((legs * microbatches + number)[number < microbatches])
+    return np.stack(rows)
+
+
+def _handmade_legs(rank: int, ranks: int, microbatches: int) -> Ints:
     """Legs that a rank runs in order, in the hand-made schedule of arXiv 2401.10241v1, section 6.
 
     Needs at least 2P-1 micro-batches.

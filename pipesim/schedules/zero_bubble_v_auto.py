@@ -7,7 +7,7 @@ Costs and sizes here are per stage; the release takes one cost and one size for 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numba import njit
@@ -17,6 +17,8 @@ from pipesim.schedules.v_journey import F_DOWN, F_UP, I_DOWN, I_UP, LEGS, OPS
 
 Ints = NDArray[np.int64]
 _NEVER = -1
+_ALWAYS = cast(bool, np.bool_(True))
+"""Not a plain literal, for which numba would compile the function anew."""
 
 
 class Problem(NamedTuple):
@@ -36,7 +38,7 @@ class _State(NamedTuple):
     gradients wait, oldest first, from ``taken`` on. ``allowance`` is the bubble that a rank may have anyway.
     """
 
-    count: Ints
+    done: Ints
     end: Ints
     clock: Ints
     bubble: Ints
@@ -80,7 +82,7 @@ def _refine(problem: Problem, delay_backward: bool, delay_forward: bool) -> tupl
 def _start(problem: Problem, allowance: Ints) -> _State:
     ranks, count = problem.duration.shape[1], problem.microbatches
     return _State(
-        count=np.zeros((OPS, ranks), np.int64),
+        done=np.zeros((OPS, ranks), np.int64),
         end=np.full((LEGS, ranks, count), _NEVER),
         clock=np.zeros(ranks, np.int64),
         bubble=np.zeros(ranks, np.int64),
@@ -93,7 +95,7 @@ def _start(problem: Problem, allowance: Ints) -> _State:
 
 
 @njit(cache=True)
-def _run(problem, state, delay_backward, delay_forward):
+def _run(problem: Problem, state: _State, delay_backward: bool, delay_forward: bool) -> bool:
     """Place everything. False when memory or dependencies leave a rank without its next op."""
     ranks = len(state.clock)
     if not _warm_up(problem, state):
@@ -108,7 +110,7 @@ def _run(problem, state, delay_backward, delay_forward):
 
 
 @njit(cache=True)
-def _warm_up(problem, state):
+def _warm_up(problem: Problem, state: _State) -> bool:
     """Forwards before the first backward: near ones while the far one is under way, then equal numbers on all ranks."""
     ranks, count = len(state.clock), problem.microbatches
     for rank in range(ranks):
@@ -125,40 +127,40 @@ def _warm_up(problem, state):
     for rank in range(1, ranks):
         while _behind(state, rank, count):
             for lower in range(ranks - 1, rank - 1, -1):
-                if state.count[leg, lower] < count and not _put(problem, state, leg, lower):
+                if state.done[leg, lower] < count and not _put(problem, state, leg, lower):
                     return False
             leg = F_UP - leg
     return True
 
 
 @njit(cache=True)
-def _room_for_more(problem, state, rank):
+def _room_for_more(problem: Problem, state: _State, rank: int) -> bool:
     """Whether one more near forward on ranks 0..rank fits before the first far one arrives, in time and memory."""
-    if state.count[0, rank] >= problem.microbatches:
+    if state.done[0, rank] >= problem.microbatches:
         return False
     later = (rank + 1) * (problem.memory[0, rank] + problem.memory[1, rank])
     arrival = state.end[1, rank + 1, 0] + problem.hop
     in_memory = state.memory[rank] + later <= problem.limit[rank]
-    return in_memory and state.clock[rank] + problem.duration[0, rank] <= arrival
+    return bool(in_memory and state.clock[rank] + problem.duration[0, rank] <= arrival)
 
 
 @njit(cache=True)
-def _behind(state, rank, count):
+def _behind(state: _State, rank: int, count: int) -> bool:
     """Whether a rank has run fewer forwards than the rank before it, or no more far ones."""
     before = rank - 1
-    if state.count[0, rank] + state.count[1, rank] < state.count[0, before] + state.count[1, before]:
+    if state.done[0, rank] + state.done[1, rank] < state.done[0, before] + state.done[1, before]:
         return True
-    return state.count[1, rank] <= state.count[1, before] < count
+    return bool(state.done[1, rank] <= state.done[1, before] < count)
 
 
 @njit(cache=True)
-def _backwards(problem, state, delay):
+def _backwards(problem: Problem, state: _State, delay: bool) -> bool:
     """One backward on every rank: near ones from the last rank up, then far ones from the first rank down."""
     ranks = len(state.clock)
     near = np.array([_near_backward_is_next(problem, state, rank) for rank in range(ranks)])
     for rank in range(ranks - 1, -1, -1):
         if near[rank]:
-            _fill(problem, state, I_UP, rank, np.bool_(True))
+            _fill(problem, state, I_UP, rank, _ALWAYS)
             if not _put(problem, state, I_UP, rank):
                 return False
     for rank in range(ranks):
@@ -170,15 +172,15 @@ def _backwards(problem, state, delay):
 
 
 @njit(cache=True)
-def _near_backward_is_next(problem, state, rank):
-    near, far = state.count[3, rank], state.count[2, rank]
+def _near_backward_is_next(problem: Problem, state: _State, rank: int) -> bool:
+    near, far = state.done[3, rank], state.done[2, rank]
     if near >= far:
         return False
     return rank == len(state.clock) - 1 or far >= problem.microbatches or state.end[3, rank + 1, near] != _NEVER
 
 
 @njit(cache=True)
-def _forwards(problem, state, delay):
+def _forwards(problem: Problem, state: _State, delay: bool) -> bool:
     """One forward on every rank that has one: the far one when its input exists, otherwise the near one."""
     for rank in range(len(state.clock)):
         leg = _next_forward(problem, state, rank)
@@ -195,9 +197,9 @@ def _forwards(problem, state, delay):
 
 
 @njit(cache=True)
-def _next_forward(problem, state, rank):
+def _next_forward(problem: Problem, state: _State, rank: int) -> int:
     """0 for the near forward, 1 for the far one, -1 for none."""
-    near, far = state.count[0, rank], state.count[1, rank]
+    near, far = state.done[0, rank], state.done[1, rank]
     if far >= problem.microbatches:
         return -1
     if far >= near:
@@ -210,9 +212,9 @@ def _next_forward(problem, state, rank):
 
 
 @njit(cache=True)
-def _fill(problem, state, leg, rank, delay):
+def _fill(problem: Problem, state: _State, leg: int, rank: int, delay: bool) -> None:
     """Weight gradients before the leg: all that fit, and one more if the gap would make this rank the slowest."""
-    arrival = _arrival(problem, state, leg, rank, state.count[leg, rank])
+    arrival = _arrival(problem, state, leg, rank, state.done[leg, rank])
     while _pending(state, rank) and arrival >= state.clock[rank] + _weight_time(problem, state, rank):
         _put_weight(problem, state, rank)
     slowest = max(state.bubble.max(), state.allowance.max() - state.allowance[rank])
@@ -221,19 +223,19 @@ def _fill(problem, state, leg, rank, delay):
 
 
 @njit(cache=True)
-def _pending(state, rank):
+def _pending(state: _State, rank: int) -> int:
     """Weight gradients that wait on a rank."""
-    backwards = state.count[2, rank] + state.count[3, rank]
-    return backwards - state.count[4, rank] - state.count[5, rank]
+    backwards = state.done[2, rank] + state.done[3, rank]
+    return int(backwards - state.done[4, rank] - state.done[5, rank])
 
 
 @njit(cache=True)
-def _weight_time(problem, state, rank):
-    return problem.duration[state.pending[rank, state.taken[rank]] + 2, rank]
+def _weight_time(problem: Problem, state: _State, rank: int) -> int:
+    return int(problem.duration[state.pending[rank, state.taken[rank]] + 2, rank])
 
 
 @njit(cache=True)
-def _put_weight(problem, state, rank):
+def _put_weight(problem: Problem, state: _State, rank: int) -> None:
     """Run the oldest weight gradient."""
     leg = state.pending[rank, state.taken[rank]] + 2
     state.taken[rank] += 1
@@ -241,9 +243,9 @@ def _put_weight(problem, state, rank):
 
 
 @njit(cache=True)
-def _put(problem, state, leg, rank):
+def _put(problem: Problem, state: _State, leg: int, rank: int) -> bool:
     """Run the next op of a leg as soon as it can. False if its input does not exist or memory does not allow it."""
-    number = state.count[leg, rank]
+    number = state.done[leg, rank]
     if number >= problem.microbatches:
         return False
     if state.memory[rank] + problem.memory[leg, rank] > problem.limit[rank]:
@@ -252,17 +254,17 @@ def _put(problem, state, leg, rank):
     if arrival == _NEVER or (leg > 0 and state.end[leg - 1, rank, number] == _NEVER):
         return False
     start = max(arrival, state.clock[rank])
-    if state.count[0, rank] > 0:
+    if state.done[0, rank] > 0:
         state.bubble[rank] += start - state.clock[rank]
     if leg >= 2:
-        state.pending[rank, state.count[2, rank] + state.count[3, rank]] = leg
+        state.pending[rank, state.done[2, rank] + state.done[3, rank]] = leg
     state.end[leg, rank, number] = start + problem.duration[leg, rank]
     _record(problem, state, leg, rank, start)
     return True
 
 
 @njit(cache=True)
-def _arrival(problem, state, leg, rank, number):
+def _arrival(problem: Problem, state: _State, leg: int, rank: int, number: int) -> int:
     """When the op's input comes from the rank before it on its leg; 0 at a leg's first rank, `_NEVER` if unknown."""
     before = rank - 1 if leg % 2 == 0 else rank + 1
     if before < 0 or before >= len(state.clock):
@@ -272,11 +274,11 @@ def _arrival(problem, state, leg, rank, number):
 
 
 @njit(cache=True)
-def _record(problem, state, leg, rank, start):
+def _record(problem: Problem, state: _State, leg: int, rank: int, start: int) -> None:
     placed = 0
     for op in range(OPS):
-        placed += state.count[op, rank]
-    state.order[rank, placed] = leg * problem.microbatches + state.count[leg, rank]
-    state.count[leg, rank] += 1
+        placed += state.done[op, rank]
+    state.order[rank, placed] = leg * problem.microbatches + state.done[leg, rank]
+    state.done[leg, rank] += 1
     state.clock[rank] = start + problem.duration[leg, rank]
     state.memory[rank] += problem.memory[leg, rank]

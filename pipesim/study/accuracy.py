@@ -122,13 +122,15 @@ class Accuracy:
         found = []
         for memory in (False, True):
             chosen = [each for each in self.comparisons if each.is_memory is memory]
-            for group in dict.fromkeys(map(name, chosen)):
-                found.append(summary(group, [each for each in chosen if name(each) == group], memory))
+            groups = dict.fromkeys(map(name, chosen))
+            found += [summary(group, [each for each in chosen if name(each) == group], memory) for group in groups]
         return found
 
 
 def accuracy(
-    names: Sequence[str] | None = None, rows: Iterable[Measurement] | None = None, progress: Callable[[int, int], None] | None = None
+    names: Sequence[str] | None = None,
+    rows: Iterable[Measurement] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
     """Simulate the rows of all sources, of some, or ``rows``.
 
@@ -209,6 +211,9 @@ def _series_error(comparisons: Sequence[Comparison]) -> float | None:
         if each.measurement.series:
             series.setdefault((each.measurement.source.name, each.measurement.series), []).append(each)
     errors = [
-        abs((1 + each.error) / (1 + rows[-1].error) - 1) for rows in series.values() if len(rows) > 1 for each in rows[:-1]
+        abs((1 + each.error) / (1 + rows[-1].error) - 1)
+        for rows in series.values()
+        if len(rows) > 1
+        for each in rows[:-1]
     ]
     return float(np.mean(errors)) if errors else None

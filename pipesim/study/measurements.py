@@ -118,7 +118,7 @@ def measurements(names: Sequence[str] | None = None) -> list[Measurement]:
 
 def _plain(value: str) -> str:
     """A value without YAML's brackets."""
-    return value.translate(str.maketrans("", "", "{}[]:,\"")).replace("base ", "")
+    return value.translate(str.maketrans("", "", '{}[]:,"')).replace("base ", "")
 
 
 def _source(name: str, entry: dict[str, Any]) -> Source:

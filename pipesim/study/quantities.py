@@ -123,7 +123,8 @@ def _compute_s(run: Run, kinds: Sequence[str]) -> float:
 def _state_bytes(run: Run) -> float:
     """Weights, gradients and optimizer, mean over pipeline ranks."""
     ranks = [run.rank(number) for number in range(run.config.ranks)]
-    return sum(each[f"{name}_bytes"] for each in ranks for name in ("weights", "gradients", "optimizer")) / len(ranks)
+    total = sum(each[f"{name}_bytes"] for each in ranks for name in ("weights", "gradients", "optimizer"))
+    return float(total) / len(ranks)
 
 
 def _activation_bytes(run: Run) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_the_critical_path_has_no_gap(stepped):
     timeline, _ = stepped
     path = critical_path(timeline)
     assert (path[0].start, path[-1].end) == (timeline.start.min(), timeline.end.max())
-    assert all(a.end == b.start for a, b in zip(path, path[1:], strict=False))
+    assert all(a.end == b.start for a, b in itertools.pairwise(path))
     assert sum(shares(timeline, path).values()) == pytest.approx(1.0)  # floats
 
 
