@@ -112,14 +112,14 @@ def idle_frame(timeline: Timeline) -> pd.DataFrame:
     import pandas as pd
 
     found = idle(timeline)
-    names = [cause.name.lower() for cause in Cause]
+    names = np.array([cause.name.lower() for cause in Cause])
     op, rank = _awaited(timeline.graph, found)
     return pd.DataFrame(
         {
             "rank": found.rank,
             "start_s": found.begin / PICOSECONDS,
             "end_s": found.end / PICOSECONDS,
-            "cause": pd.Categorical.from_codes(found.cause, categories=names),
+            "cause": pd.Categorical(names[found.cause], categories=names.tolist()),
             "waiting_for": _tokens(*op),
             "on_rank": rank,
         }

@@ -84,12 +84,21 @@ def idle(timeline: Timeline) -> Idle:
     ]
     pieces = joined([piece for piece, _ in kinds])
     cause = np.concatenate([np.full(len(piece.gap), why, np.int8) for piece, why in kinds])
-    edge = np.full(len(cause), NOTHING)
-    edge[: len(travel.gap)] = found.edge[travel.gap]
+    edge = _messages(found, pieces, cause)
     order = np.lexsort((pieces.begin, pieces.rank))
     order = order[(pieces.end > pieces.begin)[order]]
     pieces = Pieces(*(column[order] for column in pieces))
-    return Idle(pieces.rank, pieces.begin, pieces.end, cause[order], pieces.node, edge[order])
+    node, edge = np.where(edge[order] == NOTHING, pieces.node, NOTHING), edge[order]
+    return Idle(pieces.rank, pieces.begin, pieces.end, cause[order], node, edge)
+
+
+def _messages(found: Gaps, pieces: Pieces, cause: NDArray[np.int8]) -> Indices:
+    """The message that each piece waits for; after its last op a rank may still be sending."""
+    edge = np.append(found.edge, np.full(found.timeline.graph.ranks, NOTHING))
+    message = flight(found.timeline, edge) > 0
+    sending = (message & (found.phase == AFTER))[pieces.gap] & (cause != Cause.EXPOSED_COLLECTIVE)
+    chosen = sending | (cause == Cause.EXPOSED_P2P)
+    return np.where(chosen, edge[pieces.gap], NOTHING)
 
 
 def _under_way(found: Gaps, length: Picoseconds) -> Picoseconds:
