@@ -52,7 +52,11 @@ class Timeline:
     @cached_property
     def binding(self) -> NDArray[np.int64]:
         """For each of `waits`, the dependency that arrived last, the first of them on a tie; -1 for none."""
-        begin, stop = (self.graph.dep_starts[self.waits + i].astype(np.int64) for i in (0, 1))
+        return self.bindings(self.waits)
+
+    def bindings(self, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each of ``nodes``, the dependency that arrived last, the first of them on a tie; -1 for none."""
+        begin, stop = (self.graph.dep_starts[nodes + i].astype(np.int64) for i in (0, 1))
         binding = np.where(stop > begin, begin, -1)
         left = np.flatnonzero(stop > begin + 1)
         latest = self.arrival_of(begin[left])
