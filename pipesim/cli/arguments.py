@@ -149,6 +149,17 @@ def _show(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _export(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "export", "export", "write the program of a config for another tool to run")
+    _add_config(parser)
+    parser.add_argument(
+        "--to", choices=("torch-csv", "torch-csv-comms"), default="torch-csv",
+        help="a schedule for torch.distributed.pipelining: compute_only, or compute_comms with sends and receives",
+    )  # fmt: skip
+    parser.add_argument("file", metavar="FILE", help="what to write; - is standard output")
+    return parser
+
+
 def _validate(subparsers: _Subparsers) -> _Parser:
     parser = _command(subparsers, "validate", "validate", "report every error of a config at once")
     _add_config(parser, many=True)
@@ -173,6 +184,7 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "compare": _compare,
     "show": _show,
     "validate": _validate,
+    "export": _export,
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),

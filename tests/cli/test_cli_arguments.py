@@ -17,6 +17,7 @@ FLAGS = {
     "compare": ["--set", "--schedules", "--json", "--plot"],
     "show": ["--set", "--format"],
     "validate": ["--set"],
+    "export": ["--set", "--to"],
     "schedules": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
