@@ -138,6 +138,9 @@ class Program:
         lines = (f"{r:>{label}} | " + " ".join(t.rjust(width) for t in row) for r, row in enumerate(table))
         return "\n".join(line.rstrip() for line in lines)
 
+    def __str__(self) -> str:
+        return self.grid()
+
     def to_csv(self) -> str:
         """PyTorch's compute-only schedule CSV, one row per rank.
 
