@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _CITATION = "Qi, Wan, Amar, Lin, Pipeline Parallelism with Controllable Memory, NeurIPS 2024, arXiv 2405.15362"
 _RELEASE = "sail-sg/zero-bubble-pipeline-parallelism"
-PERIOD = 6
-"""Slots in which a block repeats: F, I, W of two chunks."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class _PublishedBlock(_VSchedule):
         """The published order; with ``retime`` the best order found that holds no more than it at its peak."""
         from pipesim.schedules import blocks
 
-        published = blocks.unroll(self.block(setting.ranks), setting.microbatches, PERIOD)
+        published = blocks.unroll(self.block(setting.ranks), setting.microbatches, v_journey.OPS)
         assert published is not None  # it has no limit to break
         if not getattr(self, "retime", False):
             return published
