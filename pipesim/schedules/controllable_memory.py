@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _CITATION = "Qi, Wan, Amar, Lin, Pipeline Parallelism with Controllable Memory, NeurIPS 2024, arXiv 2405.15362"
 _RELEASE = "sail-sg/zero-bubble-pipeline-parallelism"
-PERIOD = 6
-"""Slots in which a block repeats: F, I, W of two chunks."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class _PublishedBlock(_VSchedule):
         """The published order; with ``retime`` the best order found that holds no more than it at its peak."""
         from pipesim.schedules import blocks
 
-        published = blocks.unroll(self.block(setting.ranks), setting.microbatches, PERIOD)
+        published = blocks.unroll(self.block(setting.ranks), setting.microbatches, v_journey.OPS)
         assert published is not None  # it has no limit to break
         if not getattr(self, "retime", False):
             return published
@@ -91,7 +89,7 @@ class VHalf(_PublishedBlock):
     memory: ClassVar[str] = "floor((P+2)/2) on every rank"
 
     retime: bool = option(False, "search an order for the real costs within the same peak; never slower")
-    effort: float = option(1.0, "how long to search: 2 tries twice as many orders")
+    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
     optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def theory(self, setting: Setting) -> Theory | None:
@@ -125,7 +123,7 @@ class VMin(_PublishedBlock):
     memory: ClassVar[str] = "at most floor((P+4)/3) on every rank"
 
     retime: bool = option(False, "search an order for the real costs within the same peak; never slower")
-    effort: float = option(1.0, "how long to search: 2 tries twice as many orders")
+    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
     optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def theory(self, setting: Setting) -> Theory | None:
@@ -165,12 +163,12 @@ class VAdaptive(_VSchedule):
     memory: ClassVar[str] = "at most P memory_limit on every rank"
 
     memory_limit: float = option(0.5, "activations that a rank may hold, in units of P x its share of a micro-batch")
-    effort: float = option(1.0, "how long to search: 2 tries twice as many orders")
+    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
     optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Both chunks of one micro-batch must fit."""
-        require(self.effort > 0, f"{self.name}: effort must be positive, found {self.effort:g}")
+        require(self.effort >= 0, f"{self.name}: effort must be at least 0, found {self.effort:g}")
         require(
             self.limit(ranks) >= 2,
             f"{self.name}: with {ranks} ranks, memory_limit must be at least {1 / ranks:.6g} (both chunks of one "
