@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipesim.schedules import schedule
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
+    from pipesim.study.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -26,12 +27,13 @@ _HOME = {
     "program": "pipesim.api",
     "simulate": "pipesim.api",
     "compare": "pipesim.study.compare",
+    "sweep": "pipesim.study.sweep",
     "advise": "pipesim.study.advice",
     "Result": "pipesim.result",
     "schedule": "pipesim.schedules",
 }
 
-__all__ = ["Result", "__version__", "advise", "compare", "load", "plan", "program", "schedule", "simulate"]
+__all__ = ["Result", "__version__", "advise", "compare", "load", "plan", "program", "schedule", "simulate", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,8 @@ from pipesim.ir.program import Program
 from pipesim.ir.timeline import Timeline, to_picoseconds
 from pipesim.lowering.bind import bind, traffic
 from pipesim.lowering.lower import Lowering, lower
-from pipesim.metrics.collect import SCHEMA_VERSION, Work, report
-from pipesim.metrics.summary import Summary, summarize
+from pipesim.metrics.collect import SCHEMA_VERSION, Work, collect, report
+from pipesim.metrics.summary import summarize
 from pipesim.result import Result
 from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory
 
@@ -62,6 +62,9 @@ class Plan:
             synchronous=self.schedule.synchronous_optimizer,
             triggers=self.schedule.gradient_triggers(program),
             blocking_reductions=self.schedule.blocking_reductions,
+            paired_exchanges=self.schedule.paired_exchanges,
+            weights=self.schedule.weight_policy,
+            second_engine=self.schedule.second_engine,
         )
 
 
@@ -122,24 +125,34 @@ def simulate(config: Config | Source, *, engine: str | None = None) -> Result:
 
 def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
     """Simulate one step of a plan."""
-    summary, timeline, notes = _evaluate(plan, engine or plan.config.simulation.engine)
-    metrics = report(summary, plan.costs, plan.work)
+    metrics, costs, timeline, notes = _evaluate(plan, engine or plan.config.simulation.engine)
     theory = plan.schedule.theory(plan.setting)
     head = {"schema_version": SCHEMA_VERSION, "config": plan.config.resolved()}
-    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes]}
-    return Result({**head, **metrics, **tail}, timeline, plan.costs)
+    unknown = [] if metrics["asynchronous"] is None else [metrics["asynchronous"]["reason"]]
+    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes, *unknown]}
+    return Result({**head, **metrics, **tail}, timeline, costs)
 
 
-def _evaluate(plan: Plan, engine: str) -> tuple[Summary, Timeline, list[str]]:
-    """What a step comes to, its timeline or that of a shorter step, and what the user should know about them."""
+def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline, list[str]]:
+    """Metrics and the costs they are for; the timeline, or that of a shorter step; and notes on how they were made."""
     notes = []
     if plan.config.simulation.extrapolate:
         found = _extrapolate(plan, engine)
         if found is not None:
-            return found.summary, found.timeline, [found.note()]
+            metrics = report(found.summary, plan.costs, plan.work)
+            return {**metrics, "asynchronous": None}, plan.costs, found.timeline, [found.note()]
         notes.append("not extrapolated: no steady state was found, so that all micro-batches were simulated")
     timeline, more = run_engine(plan.graph(), plan, engine)
-    return summarize(timeline, plan.costs), timeline, [*notes, *more]
+    return *_metrics(timeline, plan), timeline, [*notes, *more]
+
+
+def _metrics(timeline: Timeline, plan: Plan) -> tuple[dict[str, Any], Costs]:
+    """Metrics, and the costs with all copies of the weights that the run needs."""
+    if not timeline.graph.has_updates:
+        return {**collect(timeline, plan.costs, plan.work), "asynchronous": None}, plan.costs
+    from pipesim.metrics.asynchronous import collect_asynchronous
+
+    return collect_asynchronous(timeline, plan.costs, plan.work, plan.schedule.weight_policy)
 
 
 def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pipesim.errors import ScheduleError
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.timeline import Timeline
-from pipesim.metrics.steady import Growth, growth, split_step
+from pipesim.metrics.cycles import Growth, growth, split_step
 from pipesim.metrics.summary import Summary
 from pipesim.schedules.base import Schedule
 
@@ -45,7 +45,7 @@ def extrapolate(
     """The summary of a step that repeats itself, equal to that of a full evaluation.
 
     ``graph_of`` makes the bound graph for some micro-batches. None when no steady state is found within a quarter
-    of the micro-batches: the step is then as well evaluated in full.
+    of the micro-batches: the step is then as well evaluated in full. None also for runs with updates in them.
     """
     size = _SHORTEST * ranks
     while 4 * size <= microbatches:
@@ -74,7 +74,9 @@ def _steady(
         split = split_step(graph_of(first), graph_of(first + more))
     except ScheduleError:
         return None
-    return None if split is None else growth(split, run(split.graph))
+    if split is None or split.graph.has_updates:
+        return None
+    return growth(split, run(split.graph))
 
 
 def _periods(schedule: Schedule, ranks: int) -> Iterator[int]:

@@ -15,7 +15,7 @@ from pipesim.engine import compiled
 from pipesim.extrapolation import extrapolate
 from pipesim.lowering.bind import bind
 from pipesim.lowering.lower import Lowering, lower
-from pipesim.metrics.steady import growth, split_step
+from pipesim.metrics.cycles import growth, split_step
 from pipesim.metrics.summary import summarize
 from pipesim.schedules import Setting, create
 

@@ -122,8 +122,8 @@ class Accuracy:
         found = []
         for memory in (False, True):
             chosen = [each for each in self.comparisons if each.is_memory is memory]
-            for group in dict.fromkeys(map(name, chosen)):
-                found.append(summary(group, [each for each in chosen if name(each) == group], memory))
+            groups = dict.fromkeys(map(name, chosen))
+            found += [summary(group, [each for each in chosen if name(each) == group], memory) for group in groups]
         return found
 
 

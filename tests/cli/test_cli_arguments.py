@@ -17,6 +17,8 @@ FLAGS = {
     "compare": ["--set", "--schedules", "--json", "--plot"],
     "show": ["--set", "--format"],
     "validate": ["--set"],
+    "export": ["--set", "--to"],
+    "replay": ["--set", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
     "schedules": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
