@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,20 @@ def costs_of(config: AbstractConfig | ClusterConfig, placement: Placement) -> tu
     if isinstance(config, AbstractConfig):
         return abstract_costs(config, placement), None
     return cluster_costs(config, placement)
+
+
+def links_of(config: AbstractConfig | ClusterConfig) -> dict[str, Any] | None:
+    """The link of every hop and group; None for the abstract form."""
+    from pipesim.config.document import AbstractConfig
+
+    if isinstance(config, AbstractConfig):
+        return None
+    from pipesim.costs.link_use import links_used
+
+    training = config.build_training()
+    return links_used(
+        config.build_cluster(), config.build_layout(), training.scatter_gather, training.sequence_parallel
+    )
 
 
 def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:
