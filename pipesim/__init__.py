@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipesim.schedules import schedule
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
+    from pipesim.study.explain import explain
 
 __version__ = "0.1.0"
 
@@ -27,11 +28,12 @@ _HOME = {
     "simulate": "pipesim.api",
     "compare": "pipesim.study.compare",
     "advise": "pipesim.study.advice",
+    "explain": "pipesim.study.explain",
     "Result": "pipesim.result",
     "schedule": "pipesim.schedules",
 }
 
-__all__ = ["Result", "__version__", "advise", "compare", "load", "plan", "program", "schedule", "simulate"]
+__all__ = ["Result", "__version__", "advise", "compare", "explain", "load", "plan", "program", "schedule", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
