@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
     from pipesim.study.explain import explain
+    from pipesim.study.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -27,13 +28,16 @@ _HOME = {
     "program": "pipesim.api",
     "simulate": "pipesim.api",
     "compare": "pipesim.study.compare",
+    "sweep": "pipesim.study.sweep",
     "advise": "pipesim.study.advice",
     "explain": "pipesim.study.explain",
     "Result": "pipesim.result",
     "schedule": "pipesim.schedules",
 }
 
-__all__ = ["Result", "__version__", "advise", "compare", "explain", "load", "plan", "program", "schedule", "simulate"]
+__all__ = [
+    "Result", "__version__", "advise", "compare", "explain", "load", "plan", "program", "schedule", "simulate", "sweep",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -55,6 +55,9 @@ class Plan:
             synchronous=self.schedule.synchronous_optimizer,
             triggers=self.schedule.gradient_triggers(program),
             blocking_reductions=self.schedule.blocking_reductions,
+            paired_exchanges=self.schedule.paired_exchanges,
+            weights=self.schedule.weight_policy,
+            second_engine=self.schedule.second_engine,
         )
 
 
@@ -117,11 +120,21 @@ def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
     """Simulate one step of a plan."""
     graph = plan.graph()
     timeline, notes = run_engine(graph, plan, engine or plan.config.simulation.engine)
-    metrics = collect(timeline, plan.costs, plan.work)
+    metrics, costs = _metrics(timeline, plan)
     theory = plan.schedule.theory(plan.setting)
     head = {"schema_version": SCHEMA_VERSION, "config": plan.config.resolved()}
-    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes]}
-    return Result({**head, **metrics, **tail}, timeline, plan.costs)
+    unknown = [] if metrics["asynchronous"] is None else [metrics["asynchronous"]["reason"]]
+    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes, *unknown]}
+    return Result({**head, **metrics, **tail}, timeline, costs)
+
+
+def _metrics(timeline: Timeline, plan: Plan) -> tuple[dict[str, Any], Costs]:
+    """Metrics, and the costs with all copies of the weights that the run needs."""
+    if not timeline.graph.has_updates:
+        return {**collect(timeline, plan.costs, plan.work), "asynchronous": None}, plan.costs
+    from pipesim.metrics.asynchronous import collect_asynchronous
+
+    return collect_asynchronous(timeline, plan.costs, plan.work, plan.schedule.weight_policy)
 
 
 def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:

@@ -31,12 +31,13 @@ def costs_of(config: AbstractConfig | ClusterConfig, placement: Placement) -> tu
 def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:
     """Costs of the abstract form; a cut divides single numbers among its stages."""
     costs, memory = config.costs, config.memory
-    cut, ranks = placement.cut, placement.ranks
+    cut, ranks, held = placement.cut, placement.ranks, placement.weighted.astype(np.int8)
     given = {name: getattr(costs, name) for name in ("forward", "input_grad", "weight_grad")}
-    given["activation"] = memory.activation
+    given |= {"activation": memory.activation, "weights": memory.weights}
+    given |= {"optimizer": costs.optimizer, "reconstruct": costs.reconstruct}
     if cut is not None:
-        weights = {name: cut.activation if name == "activation" else cut.time for name in given}
-        given = {name: _divided(value, cut.shares(weights[name], ranks)) for name, value in given.items()}
+        weights = {"activation": cut.activation, "weights": held, "optimizer": held, "reconstruct": held}
+        given = {name: _divided(value, cut.shares(weights.get(name, cut.time), ranks)) for name, value in given.items()}
     return unit_costs(
         placement.stages,
         ranks,

@@ -120,7 +120,9 @@ class Result:
         return write_trace(self.timeline, self.memory, path)
 
     def __repr__(self) -> str:
-        return f"<Result: step {self.metrics['step_time_s']:.6g} s, bubble {self.metrics['bubble_fraction']:.1%}>"
+        bubble = self.metrics["bubble_fraction"]
+        idle = "no flush" if bubble is None else f"bubble {bubble:.1%}"
+        return f"<Result: step {self.metrics['step_time_s']:.6g} s, {idle}>"
 
     def _repr_html_(self) -> str:
         from pipesim.report.html import summary_html

@@ -156,6 +156,51 @@ def _show(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _export(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "export", "export", "write the program of a config for another tool to run")
+    _add_config(parser)
+    parser.add_argument(
+        "--to", choices=("torch-csv", "torch-csv-comms"), default="torch-csv",
+        help="a schedule for torch.distributed.pipelining: compute_only, or compute_comms with sends and receives",
+    )  # fmt: skip
+    parser.add_argument("file", metavar="FILE", help="what to write; - is standard output")
+    return parser
+
+
+def _replay(subparsers: _Subparsers) -> _Parser:
+    parser = _command(
+        subparsers, "replay", "replay", "run the program of a config on PyTorch's pipeline runtime, on this machine"
+    )
+    _add_config(parser)
+    _add_json(parser)
+    parser.add_argument("--steps", metavar="N", type=_positive(int), default=5, help="how many steps to measure (5)")
+    parser.add_argument(
+        "--op-time", metavar="SECONDS", type=_positive(float),
+        help="scale all times so that ops take this long on average (0.04, or what lets a step take 10 s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gantt", metavar="FILE", type=_file(FIGURES), help="draw the predicted and the measured timeline"
+    )
+    parser.add_argument(
+        "--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto"
+    )
+    parser.add_argument("--kineto", metavar="DIR", help="write PyTorch's own trace of one more step, a file per rank")
+    return parser
+
+
+def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = number(text)
+        except ValueError:
+            value = 0
+        if 0 < value < float("inf"):
+            return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+
+    return parse
+
+
 def _validate(subparsers: _Subparsers) -> _Parser:
     parser = _command(subparsers, "validate", "validate", "report every error of a config at once")
     _add_config(parser, many=True)
@@ -193,6 +238,8 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "explain": _explain,
     "show": _show,
     "validate": _validate,
+    "export": _export,
+    "replay": _replay,
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),

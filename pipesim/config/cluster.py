@@ -86,6 +86,8 @@ class Training(Section):
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
+    attention_version: Literal[2, 3] = 3
     partition: Counts | None = None
 
 

@@ -32,7 +32,7 @@ CONTEXT_BYTES = 0.5e9
 
 Item = TypeVar("Item")
 
-_PHASES = ("forward", "input_grad", "weight_grad", "recompute")
+_PHASES = ("forward", "input_grad", "weight_grad", "recompute", "overlap")
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ def _times(times: Sequence[LayerTimes], state: StateCosts, stages: Sequence[Stag
             ("reduce_grad", state.reduce_seconds),
             ("unshard", state.unshard_seconds),
             ("optimizer", state.optimizer_seconds),
+            ("reconstruct", state.reconstruct_seconds),
         )
     }
     collective["reduce_grad"][[0, -1]] += tied_s

@@ -49,8 +49,11 @@ class StageTimes:
     ``input_grad`` and ``weight_grad`` are the two halves of a full backward. ``recompute`` is the extra
     forward work before a backward. The ``*_collective`` entries say how much of a duration is tensor,
     context or expert parallel communication inside the op; they are included in it, not added to it.
+    ``overlap`` is what a full backward takes less than its two halves, because communication of the first
+    runs beside products of the second; ``overlap_collective`` the part of it that was communication.
     ``reduce_grad`` is the stage's gradient all-reduce or reduce-scatter over data-parallel replicas,
-    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update; all once per use.
+    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update, ``reconstruct`` the recovery of
+    older weights from a moving average of gradients; all once per use.
     """
 
     forward: Seconds
@@ -64,6 +67,9 @@ class StageTimes:
     input_grad_collective: Seconds
     weight_grad_collective: Seconds
     recompute_collective: Seconds
+    overlap: Seconds
+    overlap_collective: Seconds
+    reconstruct: Seconds
 
     @classmethod
     def simple(cls, forward: Seconds, input_grad: Seconds, weight_grad: Seconds, **other: Seconds) -> StageTimes:

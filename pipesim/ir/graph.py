@@ -27,6 +27,9 @@ NO_MESSAGE = -1
 COMPUTE, COLLECTIVE, HOST, SHARED = "compute", "collective", "host", "shared"
 """Names of streams: a rank's kernels, its data-parallel collectives, its host copies; shared by all ranks."""
 
+UPDATE = "update"
+"""Name of a rank's second compute stream, where it has an engine for weight gradients and the optimizer."""
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -73,6 +76,11 @@ class OpGraph:
     def microbatches(self) -> int:
         """Number of micro-batches M."""
         return len(self.route_of)
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether weights change between micro-batches: there is no flush."""
+        return bool(((self.kind == Kind.OPT) & (self.stage >= 0)).any())
 
     @property
     def stream(self) -> NDArray[np.int32]:

@@ -8,7 +8,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from pipesim.errors import PipesimError
 from pipesim.ir.graph import OpGraph
+
+LONGEST = 2**62
+"""Picoseconds that a step may take in all: half of what 64 bits hold."""
 
 PICOSECONDS = 10**12
 """Picoseconds in a second; all engine times are integer picoseconds."""
@@ -100,8 +104,23 @@ class Timeline:
 
 
 def to_picoseconds(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Seconds, any shape, rounded to the nearest picosecond."""
-    return np.rint(np.asarray(seconds, np.float64) * PICOSECONDS).astype(np.int64)
+    """Seconds, any shape, rounded to the nearest picosecond.
+
+    Raises:
+        PipesimError: a time is longer than engines can count.
+    """
+    picoseconds = np.asarray(seconds, np.float64) * PICOSECONDS
+    check_countable(float(picoseconds.max(initial=0.0)))
+    return np.rint(picoseconds).astype(np.int64)
+
+
+def check_countable(picoseconds: float) -> None:
+    """Raise `PipesimError` when a time does not fit into 64 bits of picoseconds."""
+    if picoseconds >= LONGEST:
+        raise PipesimError(
+            f"{picoseconds / PICOSECONDS:.3g} s in one step is more than can be counted in integer picoseconds "
+            f"({LONGEST / PICOSECONDS:.3g} s); give the costs in a larger unit"
+        )
 
 
 def to_seconds(picoseconds: int) -> float:

@@ -9,16 +9,23 @@ from pipesim.costs.costs import Costs, Seconds, StageTimes
 from pipesim.ir.graph import OpGraph, padded
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Ranks
-from pipesim.ir.timeline import to_picoseconds
+from pipesim.ir.timeline import check_countable, to_picoseconds
 from pipesim.ir.traffic import Traffic
+from pipesim.lowering.exchanges import exchanges_of
 from pipesim.lowering.messages import hop_ends, hops_of
 
 Picoseconds = NDArray[np.int64]
 
 
 def bind(graph: OpGraph, costs: Costs) -> OpGraph:
-    """The graph with every op's duration and every dependency's lag taken from ``costs``."""
-    return Binder(graph).bind(costs)
+    """The graph with every op's duration and every dependency's lag taken from ``costs``.
+
+    Raises:
+        PipesimError: all ops together would take longer than engines can count.
+    """
+    bound = Binder(graph).bind(costs)
+    check_countable(float(bound.duration.sum(dtype=np.float64)) + float(bound.dep_lag.sum(dtype=np.float64)))
+    return bound
 
 
 class Binder:
@@ -33,6 +40,7 @@ class Binder:
         self._hops, self._ends = hops_of(graph), hop_ends(graph.placement)
         fraction = graph.dep_fraction
         self._parts = None if fraction is None else np.flatnonzero(fraction < 1.0)
+        self._exchanges = exchanges_of(graph, self._hops)
 
     def bind(self, costs: Costs) -> OpGraph:
         """The graph with durations and lags."""
@@ -58,6 +66,8 @@ class Binder:
         """Lag of every dependency, shape (m,), for the durations of the nodes."""
         table = _hop_table(self._ends, costs)
         lag = table.ravel()[self._hops] if table.any() else np.zeros(len(self._hops), np.int64)
+        if self._exchanges is not None:
+            lag[self._exchanges.edges] += self._exchanges.waits(_occupied_table(self._ends, costs), costs, self._ends)
         fraction, part = self.graph.dep_fraction, self._parts
         if fraction is not None and part is not None:
             left = duration[self.graph.dep_node[part]] * (1.0 - fraction[part])
@@ -80,10 +90,10 @@ class Binder:
 
 
 def duration_table(times: StageTimes) -> Picoseconds:
-    """Picoseconds by kind and stage, shape (kinds, S). A full backward is exactly its two halves."""
+    """Picoseconds by kind and stage, shape (kinds, S). A full backward is its two halves less their overlap."""
     table = np.zeros((len(Kind), len(times.forward)), np.int64)
     table[list(_PRICES)] = to_picoseconds(np.stack([getattr(times, name) for name in _PRICES.values()]))
-    table[Kind.B] = table[Kind.I] + table[Kind.W]
+    table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap)
     return table
 
 
@@ -95,6 +105,7 @@ _PRICES = {
     Kind.REDUCE_GRAD: "reduce_grad",
     Kind.UNSHARD: "unshard",
     Kind.OPT: "optimizer",
+    Kind.RECONSTRUCT: "reconstruct",
 }
 
 
@@ -105,6 +116,13 @@ def _hop_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
     return to_picoseconds(seconds)
 
 
+def _occupied_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
+    """Picoseconds for which a message keeps the ports of every hop, shape (routes, S, 2)."""
+    occupied = to_picoseconds(_occupied_s(ends, costs))
+    occupied[:, -1] = 0
+    return occupied
+
+
 def _occupied_s(ends: tuple[Ranks, Ranks], costs: Costs) -> Seconds:
     return costs.sizes.message[:, None] * costs.hops.seconds_per_byte[ends]
 
@@ -113,8 +131,8 @@ def traffic(graph: OpGraph, costs: Costs) -> Traffic:
     """Which ports the messages and collectives of a graph occupy, and for how long."""
     ends, hop = hop_ends(graph.placement), hops_of(graph)
     ports = np.stack([costs.hops.send_port[ends], costs.hops.receive_port[ends]], axis=-1)
-    occupied = to_picoseconds(_occupied_s(ends, costs))
-    ports[:, -1], occupied[:, -1] = -1, 0
+    occupied = _occupied_table(ends, costs)
+    ports[:, -1] = -1
     node_ports = np.full((len(graph), 2), -1, np.int32)
     if costs.collective_ports is not None:
         nodes = np.flatnonzero((graph.kind == Kind.REDUCE_GRAD) | (graph.kind == Kind.UNSHARD))

@@ -16,7 +16,7 @@ Bytes = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class MemoryEffects:
-    """Activation bytes per node of the compute streams: ``takes`` at its start, ``gives`` back at its end."""
+    """Activation bytes per node: ``takes`` at its start, ``gives`` back at its end."""
 
     takes: Bytes
     gives: Bytes
@@ -35,11 +35,10 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
     gives[Kind.B] = kept
     gives[Kind.I] = kept - late
     gives[Kind.W] = late
-    count = graph.compute_nodes
-    effects = MemoryEffects(graph.lookup(takes)[:count], graph.lookup(gives)[:count])
+    effects = MemoryEffects(graph.lookup(takes), graph.lookup(gives))
     if again.any():
         _return_recomputed(graph, again, effects.gives)
-    first = np.flatnonzero(graph.paired[:count])
+    first = np.flatnonzero(graph.paired)
     effects.takes[first] += effects.takes[first + 1]
     effects.takes[first + 1] = 0.0
     effects.gives[first + 1] += effects.gives[first]
@@ -49,8 +48,7 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
 
 def _return_recomputed(graph: OpGraph, again: Bytes, gives: Bytes) -> None:
     """Backwards that follow a RECOMPUTE also give back what it brought."""
-    count = graph.compute_nodes
-    kind, stage, microbatch = graph.kind[:count], graph.stage[:count], graph.microbatch[:count]
+    kind, stage, microbatch = graph.kind, graph.stage, graph.microbatch
     recomputed = np.zeros((len(again), graph.microbatches), bool)
     nodes = np.flatnonzero(kind == Kind.RECOMPUTE)
     recomputed[stage[nodes], microbatch[nodes]] = True

@@ -52,11 +52,12 @@ def _work(graph: OpGraph, parts: dict[str, Picoseconds]) -> None:
     count = graph.compute_nodes
     kind, duration = graph.kind[:count], graph.duration[:count]
     parts["compute"] += graph.per_rank(duration)
-    for name, what in (("recompute", Kind.RECOMPUTE), ("optimizer", Kind.OPT)):
+    for name, what in (("recompute", Kind.RECOMPUTE), ("optimizer", Kind.OPT), ("optimizer", Kind.RECONSTRUCT)):
         chosen = kind == what
         if chosen.any():
-            parts[name] += graph.per_rank(duration * chosen)
-            parts["compute"] -= parts[name]
+            amount = graph.per_rank(duration * chosen)
+            parts[name] += amount
+            parts["compute"] -= amount
 
 
 def _idle(timeline: Timeline, parts: dict[str, Picoseconds]) -> None:
@@ -92,7 +93,7 @@ def _take_out_collectives(graph: OpGraph, times: StageTimes, parts: dict[str, Pi
     table[Kind.F] = to_picoseconds(times.forward_collective)
     table[Kind.I] = to_picoseconds(times.input_grad_collective)
     table[Kind.W] = to_picoseconds(times.weight_grad_collective)
-    table[Kind.B] = table[Kind.I] + table[Kind.W]
+    table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap_collective)
     again = np.zeros_like(table)
     again[Kind.RECOMPUTE] = to_picoseconds(times.recompute_collective)
     for name, inside in (("recompute", again), ("compute", table)):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipesim.report import numbers
+from pipesim.report.asynchronous import asynchronous
 from pipesim.report.columns import bar, indent, table
 from pipesim.report.heading import heading
 from pipesim.report.misfit import misfit
@@ -42,6 +43,7 @@ def summary(metrics: Metrics, *, ascii_only: bool = False) -> str:
         _heading(metrics),
         _times(metrics),
         _throughput(metrics),
+        asynchronous(metrics, time_unit(metrics)),
         _memory(metrics),
         _in_flight(metrics),
         misfit(metrics),

@@ -18,6 +18,8 @@ FLAGS = {
     "explain": ["--set", "--json"],
     "show": ["--set", "--format"],
     "validate": ["--set"],
+    "export": ["--set", "--to"],
+    "replay": ["--set", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
     "schedules": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
