@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipesim.schedules import schedule
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
+    from pipesim.study.explain import explain
     from pipesim.study.sweep import sweep
 
 __version__ = "0.1.0"
@@ -29,11 +30,14 @@ _HOME = {
     "compare": "pipesim.study.compare",
     "sweep": "pipesim.study.sweep",
     "advise": "pipesim.study.advice",
+    "explain": "pipesim.study.explain",
     "Result": "pipesim.result",
     "schedule": "pipesim.schedules",
 }
 
-__all__ = ["Result", "__version__", "advise", "compare", "load", "plan", "program", "schedule", "simulate", "sweep"]
+__all__ = [
+    "Result", "__version__", "advise", "compare", "explain", "load", "plan", "program", "schedule", "simulate", "sweep",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from pipesim.lowering.bind import bind, traffic
 from pipesim.lowering.lower import Lowering, lower
 from pipesim.metrics.collect import SCHEMA_VERSION, Work, collect, report
 from pipesim.metrics.summary import summarize
+from pipesim.pricing import links_of
 from pipesim.result import Result
 from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory
 
@@ -65,6 +66,7 @@ class Plan:
             paired_exchanges=self.schedule.paired_exchanges,
             weights=self.schedule.weight_policy,
             second_engine=self.schedule.second_engine,
+            offload=self.schedule.offload_share,
         )
 
 
@@ -129,7 +131,11 @@ def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
     theory = plan.schedule.theory(plan.setting)
     head = {"schema_version": SCHEMA_VERSION, "config": plan.config.resolved()}
     unknown = [] if metrics["asynchronous"] is None else [metrics["asynchronous"]["reason"]]
-    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes, *unknown]}
+    tail = {
+        "links": links_of(plan.config),
+        "theory": _plain_theory(theory),
+        "warnings": [*plan.config.notes(), *notes, *unknown],
+    }
     return Result({**head, **metrics, **tail}, timeline, costs)
 
 

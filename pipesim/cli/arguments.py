@@ -139,6 +139,13 @@ def _compare(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _explain(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "explain", "explain", "say why each bubble is there, and what would bring more speed")
+    _add_config(parser)
+    _add_json(parser)
+    return parser
+
+
 def _show(subparsers: _Subparsers) -> _Parser:
     parser = _command(subparsers, "show", "show", "print the program of a config without simulating it")
     _add_config(parser)
@@ -174,9 +181,7 @@ def _replay(subparsers: _Subparsers) -> _Parser:
     parser.add_argument(
         "--gantt", metavar="FILE", type=_file(FIGURES), help="draw the predicted and the measured timeline"
     )
-    parser.add_argument(
-        "--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto"
-    )
+    parser.add_argument("--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto")
     parser.add_argument("--kineto", metavar="DIR", help="write PyTorch's own trace of one more step, a file per rank")
     return parser
 
@@ -228,6 +233,7 @@ def _schema(subparsers: _Subparsers) -> _Parser:
 _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "run": _run,
     "compare": _compare,
+    "explain": _explain,
     "show": _show,
     "validate": _validate,
     "export": _export,

@@ -19,14 +19,20 @@ class Segment(NamedTuple):
     """A piece of the critical path, in picoseconds.
 
     Ops ``first..last`` of one stream that follow each other without a gap; or, with ``hop``, the transfer that
-    arrives at ``first``. The last op may go on beyond ``end``: part of it was enough for what comes next.
+    arrives at ``first`` through dependency ``edge``. The last op may go on beyond ``end``: part of it was enough
+    for what comes next.
     """
 
     first: int
     last: int
     start: int
     end: int
-    hop: bool = False
+    edge: int = -1
+
+    @property
+    def hop(self) -> bool:
+        """Whether it is a transfer."""
+        return self.edge >= 0
 
 
 def critical_path(timeline: Timeline) -> list[Segment]:
@@ -35,6 +41,17 @@ def critical_path(timeline: Timeline) -> list[Segment]:
     Where several chains are tied, the op before on the same stream is preferred, then the first dependency.
     """
     return [s for s in _backwards(timeline) if s.end > s.start][::-1]
+
+
+def critical_chain(timeline: Timeline) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The critical path as the nodes and the dependencies whose durations and lags add up to it.
+
+    On an ideal network their sum is the step time, and under any other durations a lower bound of it.
+    """
+    segments = list(_backwards(timeline))
+    nodes = [np.arange(s.first, s.last + 1) for s in segments if not s.hop]
+    edges = np.array([s.edge for s in segments if s.hop], np.int64)
+    return np.concatenate([edges[:0], *nodes]), edges
 
 
 def _backwards(timeline: Timeline) -> Iterator[Segment]:
@@ -55,7 +72,7 @@ def _backwards(timeline: Timeline) -> Iterator[Segment]:
         moment = int(end[node])
         if graph.dep_message[edge] == NO_MESSAGE:
             moment = min(start, moment)
-        yield Segment(first, first, moment, start, hop=True)
+        yield Segment(first, first, moment, start, edge)
 
 
 def amounts(timeline: Timeline, path: Sequence[Segment]) -> dict[str, int]:
