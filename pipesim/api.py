@@ -18,6 +18,7 @@ from pipesim.ir.timeline import Timeline, to_picoseconds
 from pipesim.lowering.bind import bind, traffic
 from pipesim.lowering.lower import Lowering, lower
 from pipesim.metrics.collect import SCHEMA_VERSION, Work, collect
+from pipesim.pricing import links_of
 from pipesim.result import Result
 from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory
 
@@ -58,6 +59,7 @@ class Plan:
             paired_exchanges=self.schedule.paired_exchanges,
             weights=self.schedule.weight_policy,
             second_engine=self.schedule.second_engine,
+            offload=self.schedule.offload_share,
         )
 
 
@@ -124,7 +126,11 @@ def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
     theory = plan.schedule.theory(plan.setting)
     head = {"schema_version": SCHEMA_VERSION, "config": plan.config.resolved()}
     unknown = [] if metrics["asynchronous"] is None else [metrics["asynchronous"]["reason"]]
-    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes, *unknown]}
+    tail = {
+        "links": links_of(plan.config),
+        "theory": _plain_theory(theory),
+        "warnings": [*plan.config.notes(), *notes, *unknown],
+    }
     return Result({**head, **metrics, **tail}, timeline, costs)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
-from pipesim.config.section import Count, Counts, Ranks, Section, refuse
+from pipesim.config.section import Bytes, Count, Counts, Ranks, Section, refuse
 
 
 def _named(value: Any) -> Any:
@@ -32,7 +32,11 @@ Link = Annotated[Named, PlainValidator(_named), _schema("a link's name, or {band
 
 
 class Cluster(Section):
-    """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's."""
+    """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's.
+
+    ``gpus_per_switch`` GPUs share a PCIe switch, whose ``host_link`` leads to the node's ``host_memory``; these three
+    matter to schedules that offload activations.
+    """
 
     gpu: Gpu
     gpus_per_node: Count = 8
@@ -40,6 +44,9 @@ class Cluster(Section):
     intra_node: Link | None = None
     inter_node: Link | None = None
     nics_per_node: Count | None = None
+    host_link: Link | None = None
+    gpus_per_switch: Count | None = None
+    host_memory: Bytes | None = None
 
     @property
     def gpus(self) -> int:
