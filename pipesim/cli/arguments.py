@@ -14,6 +14,7 @@ Command = Callable[[argparse.Namespace], int]
 EXIT_CODES = "exit codes: 0 done; 1 simulated, but the plan does not fit in memory; 2 bad input"
 FIGURES = (".png", ".svg", ".pdf")
 TRACES = (".json", ".json.gz")
+SHELLS = ("bash", "zsh")
 
 
 class UsageError(PipesimError):
@@ -205,6 +206,17 @@ def _validate(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _init(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "init", "init", "write a commented config to start from")
+    parser.add_argument("model", metavar="MODEL", help="a name that `pipesim models` lists, or a config.json")
+    parser.add_argument(
+        "cluster", metavar="CLUSTER",
+        help="a GPU that `pipesim hardware` lists, or a number of them, as in 64xh100-sxm-80gb",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FILE", help="write to FILE instead of standard output")
+    return parser
+
+
 def _listing(name: str, summary: str) -> Callable[[_Subparsers], _Parser]:
     def add(subparsers: _Subparsers) -> _Parser:
         parser = _command(subparsers, name, "listing", summary)
@@ -226,6 +238,12 @@ def _accuracy(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _completion(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "completion", "completion", "print a script that completes commands in a shell")
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"one of {', '.join(SHELLS)}")
+    return parser
+
+
 def _schema(subparsers: _Subparsers) -> _Parser:
     return _command(subparsers, "schema", "schema", "print the JSON schema of configs, for editors")
 
@@ -242,7 +260,9 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),
     "accuracy": _accuracy,
+    "init": _init,
     "schema": _schema,
+    "completion": _completion,
 }
 
 

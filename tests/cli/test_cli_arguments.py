@@ -23,8 +23,10 @@ FLAGS = {
     "schedules": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
-    "schema": [],
     "accuracy": ["--source", "--rows", "--json", "--plot"],
+    "init": ["--out"],
+    "schema": [],
+    "completion": [],
 }
 
 
