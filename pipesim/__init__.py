@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipesim.schedules import schedule
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
+    from pipesim.study.replay import replay
+    from pipesim.study.trace import read_trace
 
 __version__ = "0.1.0"
 
@@ -26,12 +28,26 @@ _HOME = {
     "program": "pipesim.api",
     "simulate": "pipesim.api",
     "compare": "pipesim.study.compare",
+    "replay": "pipesim.study.replay",
+    "read_trace": "pipesim.study.trace",
     "advise": "pipesim.study.advice",
     "Result": "pipesim.result",
     "schedule": "pipesim.schedules",
 }
 
-__all__ = ["Result", "__version__", "advise", "compare", "load", "plan", "program", "schedule", "simulate"]
+__all__ = [
+    "Result",
+    "__version__",
+    "advise",
+    "compare",
+    "load",
+    "plan",
+    "program",
+    "read_trace",
+    "replay",
+    "schedule",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -174,10 +174,21 @@ def _replay(subparsers: _Subparsers) -> _Parser:
     parser.add_argument(
         "--gantt", metavar="FILE", type=_file(FIGURES), help="draw the predicted and the measured timeline"
     )
-    parser.add_argument(
-        "--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto"
-    )
+    parser.add_argument("--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto")
     parser.add_argument("--kineto", metavar="DIR", help="write PyTorch's own trace of one more step, a file per rank")
+    return parser
+
+
+def _trace(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "trace", "trace", "measure the pipeline in traces of a real run")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="+",
+        help="traces by PyTorch's profiler, one per rank; or a trace by pipesim; or one table of events (csv, parquet)",
+    )  # fmt: skip
+    _add_json(parser)
+    parser.add_argument("--step", metavar="N", type=int, help="which step; the one of median length when left out")
+    parser.add_argument("--gantt", metavar="FILE", type=_file(FIGURES), help="draw that step (png, svg or pdf)")
+    parser.add_argument("--profile", metavar="FILE", help="write what each stage costs, for costs: {profile: FILE}")
     return parser
 
 
@@ -220,6 +231,7 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "validate": _validate,
     "export": _export,
     "replay": _replay,
+    "trace": _trace,
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),

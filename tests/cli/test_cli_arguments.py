@@ -19,6 +19,7 @@ FLAGS = {
     "validate": ["--set"],
     "export": ["--set", "--to"],
     "replay": ["--set", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
+    "trace": ["--json", "--step", "--gantt", "--profile"],
     "schedules": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
