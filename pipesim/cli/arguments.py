@@ -152,12 +152,16 @@ def _show(subparsers: _Subparsers) -> _Parser:
 def _export(subparsers: _Subparsers) -> _Parser:
     parser = _command(subparsers, "export", "export", "write the program of a config for another tool to run")
     _add_config(parser)
+    _add_to(parser)
+    parser.add_argument("file", metavar="FILE", help="what to write; - is standard output")
+    return parser
+
+
+def _add_to(parser: _Parser) -> None:
     parser.add_argument(
         "--to", choices=("torch-csv", "torch-csv-comms"), default="torch-csv",
         help="a schedule for torch.distributed.pipelining: compute_only, or compute_comms with sends and receives",
     )  # fmt: skip
-    parser.add_argument("file", metavar="FILE", help="what to write; - is standard output")
-    return parser
 
 
 def _replay(subparsers: _Subparsers) -> _Parser:
@@ -165,6 +169,7 @@ def _replay(subparsers: _Subparsers) -> _Parser:
         subparsers, "replay", "replay", "run the program of a config on PyTorch's pipeline runtime, on this machine"
     )
     _add_config(parser)
+    _add_to(parser)
     _add_json(parser)
     parser.add_argument("--steps", metavar="N", type=_positive(int), default=5, help="how many steps to measure (5)")
     parser.add_argument(

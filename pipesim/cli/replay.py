@@ -23,7 +23,7 @@ def replay(arguments: argparse.Namespace) -> int:
     config = api.load(arguments.config, overrides=arguments.overrides)
     profile = _directory(arguments.kineto)
     with working("running on PyTorch"):
-        found = run(config, steps=arguments.steps, op_s=arguments.op_time, profile=profile)
+        found = run(config, steps=arguments.steps, op_s=arguments.op_time, to=arguments.to, profile=profile)
     say(_summary(found), arguments.json)
     if arguments.json:
         write_json(found.as_json(), arguments.json)

@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.errors import PipesimError
-from pipesim.interop.torch_csv import compute_comms, compute_only
+from pipesim.interop.torch_csv import FORMATS, LOADED_AS, Format
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 
@@ -65,7 +65,7 @@ class Job:
     second_s: Seconds
     hop_s: Seconds
     steps: int = 5
-    form: Literal["compute_only", "compute_comms"] = "compute_only"
+    to: Format = "torch-csv"
     profile: Path | None = None
 
 
@@ -125,12 +125,12 @@ def _written(job: Job, number: int, place: Path) -> dict[str, Any]:
     """The job as plain data; its schedules go to files."""
     program = job.program
     csv, calibration_csv = f"schedule{number}.csv", f"calibration{number}.csv"
-    (place / csv).write_text((compute_only if job.form == "compute_only" else compute_comms)(program))
+    (place / csv).write_text(FORMATS[job.to](program))
     (place / calibration_csv).write_text(_one_stage(_turns(program)))
     rank_of = program.placement.rank_of[0].tolist()
     return {
         "csv": csv,
-        "format": job.form,
+        "format": LOADED_AS[job.to],
         "calibration": _calibration(program, calibration_csv),
         "rank_of": rank_of,
         "stages": program.placement.stages,

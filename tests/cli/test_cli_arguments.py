@@ -18,7 +18,7 @@ FLAGS = {
     "show": ["--set", "--format"],
     "validate": ["--set"],
     "export": ["--set", "--to"],
-    "replay": ["--set", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
+    "replay": ["--set", "--to", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
     "trace": ["--json", "--step", "--gantt", "--profile"],
     "schedules": ["--json"],
     "hardware": ["--json"],
