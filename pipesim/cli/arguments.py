@@ -160,12 +160,16 @@ def _show(subparsers: _Subparsers) -> _Parser:
 def _export(subparsers: _Subparsers) -> _Parser:
     parser = _command(subparsers, "export", "export", "write the program of a config for another tool to run")
     _add_config(parser)
+    _add_to(parser)
+    parser.add_argument("file", metavar="FILE", help="what to write; - is standard output")
+    return parser
+
+
+def _add_to(parser: _Parser) -> None:
     parser.add_argument(
         "--to", choices=("torch-csv", "torch-csv-comms"), default="torch-csv",
         help="a schedule for torch.distributed.pipelining: compute_only, or compute_comms with sends and receives",
     )  # fmt: skip
-    parser.add_argument("file", metavar="FILE", help="what to write; - is standard output")
-    return parser
 
 
 def _replay(subparsers: _Subparsers) -> _Parser:
@@ -173,6 +177,7 @@ def _replay(subparsers: _Subparsers) -> _Parser:
         subparsers, "replay", "replay", "run the program of a config on PyTorch's pipeline runtime, on this machine"
     )
     _add_config(parser)
+    _add_to(parser)
     _add_json(parser)
     parser.add_argument("--steps", metavar="N", type=_positive(int), default=5, help="how many steps to measure (5)")
     parser.add_argument(
@@ -184,6 +189,19 @@ def _replay(subparsers: _Subparsers) -> _Parser:
     )
     parser.add_argument("--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto")
     parser.add_argument("--kineto", metavar="DIR", help="write PyTorch's own trace of one more step, a file per rank")
+    return parser
+
+
+def _trace(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "trace", "trace", "measure the pipeline in traces of a real run")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="+",
+        help="traces by PyTorch's profiler, one per rank; or a trace by pipesim; or one table of events (csv, parquet)",
+    )  # fmt: skip
+    _add_json(parser)
+    parser.add_argument("--step", metavar="N", type=int, help="which step; the one of median length when left out")
+    parser.add_argument("--gantt", metavar="FILE", type=_file(FIGURES), help="draw that step (png, svg or pdf)")
+    parser.add_argument("--profile", metavar="FILE", help="write what each stage costs, for costs: {profile: FILE}")
     return parser
 
 
@@ -256,6 +274,7 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "validate": _validate,
     "export": _export,
     "replay": _replay,
+    "trace": _trace,
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),
