@@ -100,10 +100,12 @@ class Comparison:
         from pipesim.report.comparison_table import table
 
         headings, cells = table(self.rows)
-        return pd.DataFrame(cells, columns=headings).set_index(headings[0])
+        shown = pd.DataFrame(cells, columns=headings).set_index(headings[0])
+        reasons = [plan.error or "" for plan in self.plans]
+        return shown.assign(**{"cannot run": reasons}) if any(reasons) else shown
 
     def __repr__(self) -> str:
-        return self._readable().to_string()
+        return self._readable().to_string(max_colwidth=60)
 
     def _repr_html_(self) -> str:
         return self._readable().to_html()
