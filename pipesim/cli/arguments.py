@@ -174,9 +174,7 @@ def _replay(subparsers: _Subparsers) -> _Parser:
     parser.add_argument(
         "--gantt", metavar="FILE", type=_file(FIGURES), help="draw the predicted and the measured timeline"
     )
-    parser.add_argument(
-        "--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto"
-    )
+    parser.add_argument("--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto")
     parser.add_argument("--kineto", metavar="DIR", help="write PyTorch's own trace of one more step, a file per rank")
     return parser
 
