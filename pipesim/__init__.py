@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
     from pipesim.study.explain import explain
+    from pipesim.study.replay import replay
     from pipesim.study.sweep import sweep
+    from pipesim.study.trace import read_trace
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,8 @@ _HOME = {
     "simulate": "pipesim.api",
     "compare": "pipesim.study.compare",
     "sweep": "pipesim.study.sweep",
+    "replay": "pipesim.study.replay",
+    "read_trace": "pipesim.study.trace",
     "advise": "pipesim.study.advice",
     "explain": "pipesim.study.explain",
     "Result": "pipesim.result",
@@ -36,8 +40,20 @@ _HOME = {
 }
 
 __all__ = [
-    "Result", "__version__", "advise", "compare", "explain", "load", "plan", "program", "schedule", "simulate", "sweep",
-]  # fmt: skip
+    "Result",
+    "__version__",
+    "advise",
+    "compare",
+    "explain",
+    "load",
+    "plan",
+    "program",
+    "read_trace",
+    "replay",
+    "schedule",
+    "simulate",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,13 @@ def compute_comms(program: Program) -> str:
     return out.getvalue()
 
 
-FORMATS: dict[str, Callable[[Program], str]] = {"torch-csv": compute_only, "torch-csv-comms": compute_comms}
+Format = Literal["torch-csv", "torch-csv-comms"]
+
+FORMATS: dict[Format, Callable[[Program], str]] = {"torch-csv": compute_only, "torch-csv-comms": compute_comms}
 """What to call each format -> how a program is written in it."""
+
+LOADED_AS: dict[Format, str] = {"torch-csv": "compute_only", "torch-csv-comms": "compute_comms"}
+"""What ``_load_csv`` calls each format."""
 
 
 def _check_routes(program: Program) -> None:

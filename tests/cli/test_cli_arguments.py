@@ -19,12 +19,15 @@ FLAGS = {
     "show": ["--set", "--format"],
     "validate": ["--set"],
     "export": ["--set", "--to"],
-    "replay": ["--set", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
+    "replay": ["--set", "--to", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
+    "trace": ["--json", "--step", "--gantt", "--profile"],
     "schedules": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
-    "schema": [],
     "accuracy": ["--source", "--rows", "--json", "--plot"],
+    "init": ["--out"],
+    "schema": [],
+    "completion": [],
 }
 
 
