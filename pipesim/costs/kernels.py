@@ -88,7 +88,7 @@ class Kernels:
         if model.qkv_bias:
             total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += kernel(2 * element * self.qkv_elements())
+            total += rotary(2 * element * self.qkv_elements())
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
             total += kernel(2 * element * latent) + kernel(2 * element * latent)
