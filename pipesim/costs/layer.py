@@ -16,7 +16,8 @@ parallelism. Which collective belongs to which phase:
 
 Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
 rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
-included; selective recomputation repeats the attention core.
+included; selective recomputation repeats the attention core, pointwise recomputation norms, activation functions and
+dropout.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class LayerCosts:
             forward += self._beside(split, "forward") * -1
             input_grad += self._beside(split, "input_grad") * -1
         overlap = self._beside_weight_grad(split)
-        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward), overlap))
+        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
 
     def embedding(self) -> LayerTimes:
         """Look-up of tokens, positions and dropout on the first stage; its gradient is all W."""
@@ -250,11 +251,13 @@ class LayerCosts:
         seconds = self.collectives.seconds(operation, size_bytes, group) if group.size > 1 else 0.0
         return Phase(seconds, seconds)
 
-    def _recompute(self, forward: Phase) -> Phase:
+    def _recompute(self, forward: Phase, mixture: bool) -> Phase:
         if self.training.recompute == "full":
             return forward
         if self.training.recompute == "selective" and not self.training.flash_attention:
             return Phase(self._core_seconds(False))
+        if self.training.recompute == "pointwise":
+            return self._kernels(Kernels(self.model, self.training, self.shard, mixture).repeated())
         return Phase()
 
     def _floored(self, times: LayerTimes) -> LayerTimes:
