@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipesim.schedules import schedule
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
+    from pipesim.study.explain import explain
+    from pipesim.study.sweep import sweep
     from pipesim.study.replay import replay
     from pipesim.study.trace import read_trace
 
@@ -28,9 +30,11 @@ _HOME = {
     "program": "pipesim.api",
     "simulate": "pipesim.api",
     "compare": "pipesim.study.compare",
+    "sweep": "pipesim.study.sweep",
     "replay": "pipesim.study.replay",
     "read_trace": "pipesim.study.trace",
     "advise": "pipesim.study.advice",
+    "explain": "pipesim.study.explain",
     "Result": "pipesim.result",
     "schedule": "pipesim.schedules",
 }
@@ -40,6 +44,7 @@ __all__ = [
     "__version__",
     "advise",
     "compare",
+    "explain",
     "load",
     "plan",
     "program",
@@ -47,6 +52,7 @@ __all__ = [
     "replay",
     "schedule",
     "simulate",
+    "sweep",
 ]
 
 

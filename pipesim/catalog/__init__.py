@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -31,3 +32,9 @@ def _parsed(kind: str) -> dict[str, dict[str, Any]]:
     text = resources.files(__name__).joinpath(f"{kind}.yaml").read_text(encoding="utf-8")
     entries: dict[str, dict[str, Any]] = yaml.load(text, Loader=_Loader)
     return entries
+
+
+def table(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of the catalog, such as ``measurements/nemo-2024``, as text by column."""
+    text = resources.files(__name__).joinpath(f"{name}.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

@@ -14,6 +14,7 @@ Command = Callable[[argparse.Namespace], int]
 EXIT_CODES = "exit codes: 0 done; 1 simulated, but the plan does not fit in memory; 2 bad input"
 FIGURES = (".png", ".svg", ".pdf")
 TRACES = (".json", ".json.gz")
+SHELLS = ("bash", "zsh")
 
 
 class UsageError(PipesimError):
@@ -139,6 +140,13 @@ def _compare(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _explain(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "explain", "explain", "say why each bubble is there, and what would bring more speed")
+    _add_config(parser)
+    _add_json(parser)
+    return parser
+
+
 def _show(subparsers: _Subparsers) -> _Parser:
     parser = _command(subparsers, "show", "show", "print the program of a config without simulating it")
     _add_config(parser)
@@ -216,6 +224,17 @@ def _validate(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _init(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "init", "init", "write a commented config to start from")
+    parser.add_argument("model", metavar="MODEL", help="a name that `pipesim models` lists, or a config.json")
+    parser.add_argument(
+        "cluster", metavar="CLUSTER",
+        help="a GPU that `pipesim hardware` lists, or a number of them, as in 64xh100-sxm-80gb",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FILE", help="write to FILE instead of standard output")
+    return parser
+
+
 def _listing(name: str, summary: str) -> Callable[[_Subparsers], _Parser]:
     def add(subparsers: _Subparsers) -> _Parser:
         parser = _command(subparsers, name, "listing", summary)
@@ -225,6 +244,24 @@ def _listing(name: str, summary: str) -> Callable[[_Subparsers], _Parser]:
     return add
 
 
+def _accuracy(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "accuracy", "accuracy", "compare predictions with published measurements")
+    parser.add_argument(
+        "--source", metavar="NAME", action="append",
+        help="only this source of measurements (repeatable)",
+    )  # fmt: skip
+    parser.add_argument("--rows", action="store_true", help="list every row, not only summaries")
+    _add_json(parser)
+    parser.add_argument("--plot", metavar="FILE", type=_file(FIGURES), help="draw predicted against measured")
+    return parser
+
+
+def _completion(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "completion", "completion", "print a script that completes commands in a shell")
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"one of {', '.join(SHELLS)}")
+    return parser
+
+
 def _schema(subparsers: _Subparsers) -> _Parser:
     return _command(subparsers, "schema", "schema", "print the JSON schema of configs, for editors")
 
@@ -232,6 +269,7 @@ def _schema(subparsers: _Subparsers) -> _Parser:
 _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "run": _run,
     "compare": _compare,
+    "explain": _explain,
     "show": _show,
     "validate": _validate,
     "export": _export,
@@ -240,7 +278,10 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),
+    "accuracy": _accuracy,
+    "init": _init,
     "schema": _schema,
+    "completion": _completion,
 }
 
 

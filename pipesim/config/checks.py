@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipesim.config.abstract import Pipeline, UnitCosts
-from pipesim.config.cluster import Cluster, Parallelism, Profile, Training
+from pipesim.config.cluster import Cluster, Parallelism, Profile, Simulation, Training
 from pipesim.config.model import build_model
 from pipesim.config.schedule import ScheduleChoice
 from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
 
 if TYPE_CHECKING:
     from pipesim.hardware.cluster import Cluster as BuiltCluster
+    from pipesim.schedules import Schedule as BuiltSchedule
     from pipesim.workload.model import Model
 
 MAX_OPS = 2 * 10**8
@@ -30,6 +31,8 @@ def abstract_problems(sections: Sections, _raw: Mapping[str, Any], _directory: P
     pipeline, costs, schedule = (sections.get(key) for key in ("pipeline", "costs", "schedule"))
     if costs is not None:
         yield from _all_zero(costs)
+    if schedule is not None and "simulation" in sections:
+        yield from _engines_and_transfers(schedule, sections["simulation"])
     if pipeline is not None and schedule is not None:
         problems = list(_schedulable(schedule, pipeline.ranks, pipeline.microbatches, "pipeline"))
         yield from problems
@@ -61,7 +64,11 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
     if model is not None and parallelism is not None and training is not None and schedule is not None:
         yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
-        yield from _batches(schedule, parallelism, training)
+        yield from _batches(schedule, parallelism, training, model)
+        if schedule is not None:
+            yield from _sharded_without_flush(schedule, parallelism, training)
+    if schedule is not None and "simulation" in sections:
+        yield from _engines_and_transfers(schedule, sections["simulation"])
 
 
 def _hardware(raw: Any) -> tuple[BuiltCluster | None, Sequence[Problem]]:
@@ -69,8 +76,14 @@ def _hardware(raw: Any) -> tuple[BuiltCluster | None, Sequence[Problem]]:
 
     if not isinstance(raw, Mapping) or not isinstance(raw.get("gpu"), str | Mapping):
         return None, ()
-    links = {key: raw[key] for key in ("intra_node", "inter_node") if isinstance(raw.get(key), str | Mapping)}
-    counts = {key: raw[key] for key in ("gpus_per_node", "nodes", "nics_per_node") if _is_count(raw.get(key))}
+    links = {
+        key: raw[key] for key in ("intra_node", "inter_node", "host_link") if isinstance(raw.get(key), str | Mapping)
+    }
+    counts = {
+        key: raw[key]
+        for key in ("gpus_per_node", "nodes", "nics_per_node", "gpus_per_switch")
+        if _is_count(raw.get(key))
+    }
     try:
         return build_cluster(raw["gpu"], **counts, **links), ()
     except ConfigError as error:
@@ -96,14 +109,16 @@ def _all_zero(costs: UnitCosts) -> Iterator[Problem]:
         yield Problem("costs", "all ops take no time", allowed="a positive forward, input_grad or weight_grad")
 
 
-def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: str) -> Iterator[Problem]:
+def _schedulable(
+    schedule: ScheduleChoice, ranks: int, microbatches: int, path: str, model: Model | None = None
+) -> Iterator[Problem]:
     """Size first: asking an absurd size of the schedule may take forever."""
     try:
-        built = schedule.build()
-        chunks = built.chunks_per_rank()
-        ops = 3 * ranks * microbatches * max(chunks, 1)
+        built = _fitted(schedule, model)
+        stages = built.stages(ranks)
+        ops = 3 * stages * microbatches
         if ops > MAX_OPS:
-            found = f"3 x {ranks} ranks x {microbatches} micro-batches x {chunks} chunks = {ops:.3g} ops"
+            found = f"3 x {stages} stages on {ranks} ranks x {microbatches} micro-batches = {ops:.3g} ops"
             yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
         else:
             built.check(ranks, microbatches)
@@ -111,16 +126,35 @@ def _schedulable(schedule: ScheduleChoice, ranks: int, microbatches: int, path: 
         yield Problem("schedule", str(error))
 
 
-def _stages(schedule: ScheduleChoice, ranks: int) -> int:
-    """Number of stages S; an estimate beyond what a placement should be built for just to count them."""
+def _sharded_without_flush(schedule: ScheduleChoice, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+    """Sharded state would have to be gathered after every micro-batch's update."""
+    replicas = parallelism.data * parallelism.context
+    if training.zero and replicas > 1 and not schedule.build().flush:
+        message = f"schedule {schedule.name} steps the optimizer between micro-batches, on whole weights"
+        yield Problem("training.zero", message, f"{training.zero} over {replicas} replicas", "0")
+
+
+def _engines_and_transfers(schedule: ScheduleChoice, simulation: Simulation) -> Iterator[Problem]:
+    if simulation.p2p == "blocking" and schedule.build().second_engine:
+        message = "blocking transfers would hold one of a rank's two engines"
+        yield Problem("simulation.p2p", message, "'blocking'", "overlapped", "schedule.engines: 1")
+
+
+def _fitted(schedule: ScheduleChoice, model: Model | None) -> BuiltSchedule:
+    """The schedule, set up for the model where there is one."""
     built = schedule.build()
-    estimate = ranks * max(built.chunks_per_rank(), 1)
-    return built.placement(ranks).stages if estimate <= 10**6 else estimate
+    return built.fit(model.layers) if model is not None else built
+
+
+def _stages(schedule: BuiltSchedule, ranks: int) -> int:
+    """Number of stages S; an estimate beyond what a placement should be built for just to count them."""
+    estimate = schedule.stages(ranks)
+    return schedule.placement(ranks).stages if estimate <= 10**6 else estimate
 
 
 def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice) -> Iterator[Problem]:
-    stages = _stages(schedule, pipeline.ranks)
-    for name in ("forward", "input_grad", "weight_grad"):
+    stages = _stages(schedule.build(), pipeline.ranks)
+    for name in ("forward", "input_grad", "weight_grad", "optimizer", "reconstruct", "offload"):
         times = getattr(costs, name)
         if isinstance(times, tuple) and len(times) != stages:
             allowed = f"{stages} entries, one per stage, or a single number"
@@ -200,13 +234,25 @@ def _partition(
 ) -> Sequence[Problem]:
     from pipesim.workload.partition import partition
 
+    ranks = parallelism.pipeline
     try:
-        partition(model.layers, _stages(schedule, parallelism.pipeline), training.partition)
+        fitted = _fitted(schedule, model)
+        stages = _stages(fitted, ranks)
+        if stages <= 10**6 and fitted.placement(ranks).cut is not None:
+            return _whole_layers_only(schedule, training)
+        partition(model.layers, stages, training.partition)
     except ConfigError as error:
         return error.problems
     except (ScheduleError, ProgramError):  # reported when the schedule itself is checked
         return ()
     return ()
+
+
+def _whole_layers_only(schedule: ScheduleChoice, training: Training) -> Sequence[Problem]:
+    if training.partition is None:
+        return ()
+    message = f"{schedule.name} cuts inside layers and decides itself which rank has what"
+    return [Problem("training.partition", message, str(list(training.partition)), "nothing")]
 
 
 def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:
@@ -229,7 +275,9 @@ def _experts(parallelism: Parallelism, model: Model) -> Iterator[Problem]:
     yield from _divides(ways, model.moe.experts, path, "experts")
 
 
-def _batches(schedule: ScheduleChoice | None, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+def _batches(
+    schedule: ScheduleChoice | None, parallelism: Parallelism, training: Training, model: Model | None
+) -> Iterator[Problem]:
     size, total = training.micro_batch * parallelism.data, training.global_batch
     if total % size:
         lower, upper = total // size * size, -(-total // size) * size
@@ -238,4 +286,4 @@ def _batches(schedule: ScheduleChoice | None, parallelism: Parallelism, training
         message = "does not divide into micro-batches"
         yield Problem("training.global_batch", message, found, f"a multiple of {size}", near)
     elif schedule is not None:
-        yield from _schedulable(schedule, parallelism.pipeline, total // size, "training.global_batch")
+        yield from _schedulable(schedule, parallelism.pipeline, total // size, "training.global_batch", model)

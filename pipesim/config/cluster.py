@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
-from pipesim.config.section import Count, Counts, Ranks, Section, refuse
+from pipesim.config.section import Bytes, Count, Counts, Ranks, Section, refuse
 
 
 def _named(value: Any) -> Any:
@@ -32,7 +32,11 @@ Link = Annotated[Named, PlainValidator(_named), _schema("a link's name, or {band
 
 
 class Cluster(Section):
-    """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's."""
+    """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's.
+
+    ``gpus_per_switch`` GPUs share a PCIe switch, whose ``host_link`` leads to the node's ``host_memory``; these three
+    matter to schedules that offload activations.
+    """
 
     gpu: Gpu
     gpus_per_node: Count = 8
@@ -40,6 +44,9 @@ class Cluster(Section):
     intra_node: Link | None = None
     inter_node: Link | None = None
     nics_per_node: Count | None = None
+    host_link: Link | None = None
+    gpus_per_switch: Count | None = None
+    host_memory: Bytes | None = None
 
     @property
     def gpus(self) -> int:
@@ -84,6 +91,10 @@ class Training(Section):
     flash_attention: bool = True
     gradients: Literal["fp32", "half"] = "fp32"
     scatter_gather: bool = True
+    launch_floor: bool = True
+    fused_gradients: bool = True
+    tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
+    attention_version: Literal[2, 3] = 3
     partition: Counts | None = None
 
 
@@ -103,6 +114,7 @@ class Simulation(Section):
     """How the step is replayed.
 
     ``pair_factor``: an overlapped forward and backward (DualPipe) take this times the sum of their durations.
+    ``extrapolate``: simulate fewer micro-batches where the step then provably repeats itself; the result is the same.
     """
 
     engine: Literal["event", "compiled"] = "event"
@@ -110,3 +122,4 @@ class Simulation(Section):
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     pair_factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    extrapolate: bool = False

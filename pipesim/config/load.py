@@ -40,18 +40,23 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: S
 
 
 def load_with_schedule(
-    source: str | os.PathLike[str] | Mapping[str, Any], schedule: str, overrides: Sequence[str] = ()
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    schedule: str | Mapping[str, Any],
+    overrides: Sequence[str] = (),
 ) -> Config:
-    """As `load_config`, with another schedule. It keeps those of the given options that it has itself.
+    """As `load_config`, with another schedule, by name or with options as in a config.
+
+    Of the options of the config's own schedule it keeps those that it has itself.
 
     Raises ScheduleError for an unknown schedule, ConfigError for everything else.
     """
-    options = schedule_options(schedule)
+    wanted = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
+    options = schedule_options(wanted["name"]) if "name" in wanted else {}
 
     def exchange(data: dict[str, Any]) -> dict[str, Any]:
         given = data.get("schedule")
         kept = {key: value for key, value in given.items() if key in options} if isinstance(given, dict) else {}
-        return {**data, "schedule": {**kept, "name": schedule}}
+        return {**data, "schedule": {**kept, **wanted}}
 
     return _load(source, overrides, exchange)
 

@@ -19,6 +19,7 @@ from pipesim.costs.links import crosses_nodes, pipeline_hops
 from pipesim.costs.stages import Stage, StageActivations, build_stages
 from pipesim.costs.state import StateCosts
 from pipesim.hardware import Cluster, Layout
+from pipesim.ir.cut import Cut
 from pipesim.workload.flops import step_flops
 from pipesim.workload.model import Model
 from pipesim.workload.partition import partition
@@ -31,7 +32,7 @@ CONTEXT_BYTES = 0.5e9
 
 Item = TypeVar("Item")
 
-_PHASES = ("forward", "input_grad", "weight_grad", "recompute")
+_PHASES = ("forward", "input_grad", "weight_grad", "recompute", "overlap")
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Work:
     samples: int
 
 
-def step_work(model: Model, training: Training) -> Work:
+def step_work(model: Model, training: Training, cut: Cut | None = None) -> Work:
     """The work of one step, for throughput, MFU and HFU."""
-    flops = step_flops(model, training.global_batch, training.recompute, training.flash_attention)
+    repeated = cut.repeated if cut is not None else None
+    flops = step_flops(model, training.global_batch, training.recompute, training.flash_attention, repeated)
     samples = training.global_batch
     return Work(flops.model, flops.hardware, samples * model.sequence, samples)
 
@@ -61,29 +63,58 @@ def analytic_costs(
     stages: int,
     layers_per_stage: Sequence[int] | None = None,
     holders: Sequence[Sequence[int]] | None = None,
+    cut: Cut | None = None,
 ) -> Costs:
     """Times and sizes of every stage for one micro-batch on one GPU, and the links between ranks.
 
     ``layers_per_stage`` is an explicit partition (default: even). ``holders`` lists for every stage the
     pipeline ranks that hold its weights (default: stage s on rank s mod P); with two or more, as in
-    bidirectional schedules, gradients are reduced over all of them and ZeRO shards over them too.
+    bidirectional schedules, gradients are reduced over all of them and ZeRO shards over them too. ``cut`` says
+    what stages are made of where they are not runs of layers; holders are then the ranks that run each stage.
 
     Raises ConfigError when the partition does not fit or the GPU lacks the precision.
     """
-    counts = partition(model.layers, stages, layers_per_stage)
     ranks = holders or [(stage % layout.pipeline,) for stage in range(stages)]
-    built = build_stages(model, counts, ranks)
     prices = LayerCosts(model, cluster, layout, training)
     state = StateCosts(cluster, layout, training)
-    activations = StageActivations(model, training, prices.shard)
-    sequence_parallel = prices.shard.sequence_parallel
+    priced = _parts(prices, cluster, cut, ranks) if cut else _layers(prices, layers_per_stage, ranks)
+    tied_s = _tied_seconds(model, layout, state, priced.stages)
     return Costs(
-        times=_times(_stage_times(prices, built), state, built, _tied_seconds(model, layout, state, built)),
-        sizes=_sizes(activations, state, built, prices.message_bytes),
-        hops=pipeline_hops(cluster, layout, training.scatter_gather, sequence_parallel),
-        buffers_bytes=_buffers(activations, layout, built),
+        times=_times(priced.times, state, priced.stages, tied_s),
+        sizes=_sizes(priced.activations, state, priced.stages, priced.message_bytes),
+        hops=pipeline_hops(cluster, layout, training.scatter_gather, prices.shard.sequence_parallel),
+        buffers_bytes=_buffers(priced.activations, layout, priced.stages),
         capacity_bytes=cluster.gpu.memory_bytes,
     )
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """Stages, and what they cost and hold; messages as one number or per stage, shape (S,)."""
+
+    stages: Sequence[Stage]
+    times: Sequence[LayerTimes]
+    activations: StageActivations
+    message_bytes: float | NDArray[np.float64]
+
+
+def _layers(prices: LayerCosts, layers_per_stage: Sequence[int] | None, ranks: Sequence[Sequence[int]]) -> _Priced:
+    """Stages of whole layers."""
+    counts = partition(prices.model.layers, len(ranks), layers_per_stage)
+    built = build_stages(prices.model, counts, ranks)
+    activations = StageActivations(prices.model, prices.training, prices.shard)
+    return _Priced(built, _stage_times(prices, built), activations, prices.message_bytes)
+
+
+def _parts(prices: LayerCosts, cluster: Cluster, cut: Cut, ranks: Sequence[Sequence[int]]) -> _Priced:
+    """Stages made of parts of layers."""
+    from pipesim.costs.part_stages import PartActivations, build_part_stages, message_bytes
+    from pipesim.costs.parts import PartCosts
+
+    parts = PartCosts(prices.model, cluster, prices.layout, prices.training, cut)
+    built = build_part_stages(prices.model, cut, ranks)
+    activations = PartActivations(prices.model, prices.training, prices.shard, cut)
+    return _Priced(built, [parts.stage(s.pieces) for s in built], activations, message_bytes(parts, built))
 
 
 def _stage_times(prices: LayerCosts, stages: Sequence[Stage]) -> list[LayerTimes]:
@@ -113,6 +144,7 @@ def _times(times: Sequence[LayerTimes], state: StateCosts, stages: Sequence[Stag
             ("reduce_grad", state.reduce_seconds),
             ("unshard", state.unshard_seconds),
             ("optimizer", state.optimizer_seconds),
+            ("reconstruct", state.reconstruct_seconds),
         )
     }
     collective["reduce_grad"][[0, -1]] += tied_s
@@ -120,7 +152,10 @@ def _times(times: Sequence[LayerTimes], state: StateCosts, stages: Sequence[Stag
 
 
 def _sizes(
-    activations: StageActivations, state: StateCosts, stages: Sequence[Stage], message_bytes: float
+    activations: StageActivations,
+    state: StateCosts,
+    stages: Sequence[Stage],
+    message_bytes: float | NDArray[np.float64],
 ) -> StageSizes:
     resident = _once(stages, state.resident, state.like)
     kept, needed, returned = (
@@ -135,7 +170,7 @@ def _sizes(
         activations=kept,
         weight_grad_activations=needed,
         recomputed=returned,
-        message=np.full(len(stages), message_bytes),
+        message=np.full(len(stages), message_bytes, np.float64),
     )
 
 

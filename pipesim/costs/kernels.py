@@ -8,7 +8,7 @@ parallelism).
 
 from __future__ import annotations
 
-from pipesim.costs.elementwise import Traffic, gather, kernel
+from pipesim.costs.elementwise import Traffic, gated, gather, kernel, rotary
 from pipesim.workload.memory import tokens
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import layer_parameters
@@ -37,7 +37,7 @@ class Kernels:
             + residual
             + norm
             + residual
-            + self._around_attention()
+            + self.around_attention()
             + self._activation(2 if model.gated_mlp else 1, 1)
         )
         if self.mixture:
@@ -51,7 +51,7 @@ class Kernels:
         norm_and_add = kernel(3 * element * whole) + kernel(3 * element * whole)
         ways = 2 if model.gated_mlp else 1
         total = dropout + norm_and_add + dropout + norm_and_add
-        total += self._around_attention() + self._activation(1 + ways, ways)
+        total += self.around_attention() + self._activation(1 + ways, ways)
         if self.mixture:
             total += self._routing()
         return total + self._casts(2)
@@ -67,27 +67,28 @@ class Kernels:
             total += kernel(self.element * self.tokens * features)
             total += kernel(self.element * self.whole) + kernel(self.element * self.whole)
         if model.qkv_bias:
-            total += kernel(self.element * self._qkv_elements())
+            total += kernel(self.element * self.qkv_elements())
         if not self.training.fused_gradients:
             parameters = layer_parameters(model, self.mixture).per_gpu(self.shard.tensor, self.shard.expert)
             total += kernel(parameters * (self.element + 2 * self.training.gradient_bytes))
         return total
 
-    def _qkv_elements(self) -> float:
+    def qkv_elements(self) -> float:
+        """Queries, keys and values of one micro-batch on this GPU."""
         model = self.model
         groups = max(model.kv_heads / self.shard.tensor, 1.0)
         heads = model.heads / self.shard.tensor
         return self.tokens * (heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim))
 
-    def _around_attention(self) -> Traffic:
+    def around_attention(self) -> Traffic:
         """Bias of QKV, rotation of queries and keys, norms of latents, copies that unfused attention
         needs."""
         model, element = self.model, self.element
         total = Traffic()
         if model.qkv_bias:
-            total += kernel(2 * element * self._qkv_elements())
+            total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += kernel(2 * element * self._qkv_elements())
+            total += kernel(2 * element * self.qkv_elements())
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
             total += kernel(2 * element * latent) + kernel(2 * element * latent)
@@ -98,11 +99,12 @@ class Kernels:
     def _activation(self, reads: int, writes: int) -> Traffic:
         """GeLU with its bias, or SwiGLU, over the feed-forward width on this GPU."""
         per_width = self.element * (reads + writes) * self.tokens
+        activation = gated if self.model.gated_mlp else kernel
         if not self.mixture or self.model.moe is None:
-            return kernel(per_width * self.model.ffn / self.shard.tensor)
+            return activation(per_width * self.model.ffn / self.shard.tensor)
         moe = self.model.moe
-        routed = kernel(per_width * moe.top_k * moe.ffn / self.shard.tensor)
-        return routed + (kernel(per_width * moe.shared_ffn / self.shard.tensor) if moe.shared_ffn else Traffic())
+        routed = activation(per_width * moe.top_k * moe.ffn / self.shard.tensor)
+        return routed + (activation(per_width * moe.shared_ffn / self.shard.tensor) if moe.shared_ffn else Traffic())
 
     def _routing(self) -> Traffic:
         """Softmax and top-k over the experts, and permuting token copies to experts and back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from pipesim.workload import memory
@@ -27,7 +27,7 @@ class Stage:
     ranks: tuple[int, ...]
 
     @property
-    def contents(self) -> tuple[int, int, bool, bool]:
+    def contents(self) -> Hashable:
         """What decides its times and sizes; stages with the same contents differ only in their ranks."""
         return self.dense, self.mixture, self.embedding, self.head
 

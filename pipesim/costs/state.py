@@ -69,6 +69,11 @@ class StateCosts:
         each = passes * training.gradient_bytes + moments + 8 + copy
         return elementwise_seconds(kernel(each * self._updated(held)), self.gpu)
 
+    def reconstruct_seconds(self, held: Stage) -> float:
+        """Older weights from the newest and a moving average of gradients: two arrays read, one written."""
+        weights = sum(self._parameters(held)) * self.training.element_bytes
+        return elementwise_seconds(kernel(3 * weights), self.gpu)
+
     def pair_reduce_seconds(self, parameters: float, crossing: bool) -> float:
         """All-reduce between two pipeline ranks that share a matrix (tied embeddings)."""
         group = Group(2, 2, 1) if crossing else Group(2, 1, 2)

@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipesim.ir.cut import Cut
+
 Ranks = NDArray[np.int32]
 
 
@@ -20,18 +22,20 @@ class Placement:
     """``rank_of[route, stage]`` is the rank that runs ``stage`` for micro-batches of ``route``.
 
     ``weighted`` says which stages hold weights (attention without its projections does not), shape (S,).
+    ``cut`` is there when stages are not runs of whole layers.
     """
 
     ranks: int
     rank_of: Ranks
     weighted: NDArray[np.bool_]
+    cut: Cut | None = None
 
     @classmethod
-    def of(cls, ranks: int, rank_of: ArrayLike, weighted: ArrayLike | None = None) -> Placement:
+    def of(cls, ranks: int, rank_of: ArrayLike, weighted: ArrayLike | None = None, cut: Cut | None = None) -> Placement:
         """A placement from any (routes, stages) table; a single row may be given flat."""
         table = np.atleast_2d(np.asarray(rank_of, dtype=np.int32))
         has_weights = np.ones(table.shape[1], bool) if weighted is None else np.asarray(weighted, bool)
-        return cls(ranks, table, has_weights)
+        return cls(ranks, table, has_weights, cut)
 
     @property
     def routes(self) -> int:
@@ -47,6 +51,13 @@ class Placement:
     def chunks(self) -> float:
         """Stages that one rank holds on one route, on average: a chunk is 1/chunks of a rank's share."""
         return self.stages / self.ranks
+
+    @property
+    def share_activations(self) -> float:
+        """Activations (a stage's of one micro-batch) that make up one rank's whole share: the chunks, or as the cut
+        counts them.
+        """
+        return self.chunks if self.cut is None else int(self.cut.activation.sum()) / self.ranks
 
     @cached_property
     def holds(self) -> NDArray[np.bool_]:

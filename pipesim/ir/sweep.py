@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def replay(
     starts: NDArray[np.int64],
     dep_starts: NDArray[np.int32],

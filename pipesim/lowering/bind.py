@@ -5,97 +5,141 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, Seconds, StageTimes
-from pipesim.ir.graph import OpGraph
+from pipesim.costs.costs import Costs, Seconds
+from pipesim.ir.graph import OpGraph, padded
 from pipesim.ir.op import Kind
-from pipesim.ir.placement import Placement, Ranks
-from pipesim.ir.timeline import to_picoseconds
+from pipesim.ir.placement import Ranks
+from pipesim.ir.timeline import check_countable, to_picoseconds
 from pipesim.ir.traffic import Traffic
+from pipesim.lowering.exchanges import exchanges_of
 from pipesim.lowering.messages import hop_ends, hops_of
 
 Picoseconds = NDArray[np.int64]
 
 
 def bind(graph: OpGraph, costs: Costs) -> OpGraph:
-    """The graph with every op's duration and every dependency's lag taken from ``costs``."""
-    duration = _durations(graph, costs)
-    return graph.bound(duration, _lags(graph, costs, duration))
+    """The graph with every op's duration and every dependency's lag taken from ``costs``.
+
+    Raises:
+        PipesimError: all ops together would take longer than engines can count.
+    """
+    bound = Binder(graph).bind(costs)
+    check_countable(float(bound.duration.sum(dtype=np.float64)) + float(bound.dep_lag.sum(dtype=np.float64)))
+    return bound
 
 
-def duration_table(times: StageTimes) -> Picoseconds:
-    """Picoseconds by kind and stage, shape (kinds, S). A full backward is exactly its two halves."""
-    table = np.zeros((len(Kind), len(times.forward)), np.int64)
-    table[Kind.F] = to_picoseconds(times.forward)
-    table[Kind.I] = to_picoseconds(times.input_grad)
-    table[Kind.W] = to_picoseconds(times.weight_grad)
-    table[Kind.B] = table[Kind.I] + table[Kind.W]
-    table[Kind.RECOMPUTE] = to_picoseconds(times.recompute)
-    table[Kind.REDUCE_GRAD] = to_picoseconds(times.reduce_grad)
-    table[Kind.UNSHARD] = to_picoseconds(times.unshard)
-    table[Kind.OPT] = to_picoseconds(times.optimizer)
+class Binder:
+    """Everything about a graph that binding looks up, so that other costs can be bound quickly."""
+
+    def __init__(self, graph: OpGraph) -> None:
+        self.graph = graph
+        self._places = graph.table_places()
+        self._buckets = np.flatnonzero(graph.kind == Kind.REDUCE_GRAD)
+        self._whole_rank = np.flatnonzero(graph.stage < 0)
+        self._pairs = np.flatnonzero(graph.paired)
+        self._scaled = None if graph.factor is None else np.flatnonzero(graph.factor != 1.0)
+        self._hops, self._ends = hops_of(graph), hop_ends(graph.placement)
+        fraction = graph.dep_fraction
+        self._parts = None if fraction is None else np.flatnonzero(fraction < 1.0)
+        self._exchanges = exchanges_of(graph, self._hops)
+
+    def bind(self, costs: Costs) -> OpGraph:
+        """The graph with durations and lags."""
+        duration = self.durations(costs)
+        return self.graph.bound(duration, self.lags(costs, duration))
+
+    def durations(self, costs: Costs) -> Picoseconds:
+        """Duration of every node, shape (n,); the second op of an overlapped pair takes none."""
+        table = duration_table(costs)
+        duration = padded(table)[self._places]
+        if len(self._buckets):
+            self._split_reductions(costs, duration)
+        if len(self._whole_rank):
+            self._sum_stages(table, duration)
+        if len(self._pairs):
+            first = self._pairs
+            both = duration[first] + duration[first + 1]
+            duration[first] = np.rint(both * costs.pair_factor).astype(np.int64)
+            duration[first + 1] = 0
+        if self.graph.factor is not None and self._scaled is not None:
+            some = self._scaled
+            duration[some] = np.rint(duration[some] * self.graph.factor[some]).astype(np.int64)
+        return duration
+
+    def lags(self, costs: Costs, duration: Picoseconds) -> Picoseconds:
+        """Lag of every dependency, shape (m,), for the durations of the nodes."""
+        table = _hop_table(self._ends, costs)
+        lag = table.ravel()[self._hops] if table.any() else np.zeros(len(self._hops), np.int64)
+        if self._exchanges is not None:
+            lag[self._exchanges.edges] += self._exchanges.waits(_occupied_table(self._ends, costs), costs, self._ends)
+        fraction, part = self.graph.dep_fraction, self._parts
+        if fraction is not None and part is not None:
+            left = duration[self.graph.dep_node[part]] * (1.0 - fraction[part])
+            lag[part] -= np.rint(left).astype(np.int64)
+        return lag
+
+    def _split_reductions(self, costs: Costs, duration: Picoseconds) -> None:
+        """Split a stage's reduction evenly over its buckets, to the picosecond."""
+        nodes = self._buckets
+        bucket, count = self.graph.microbatch[nodes], costs.buckets[self.graph.stage[nodes]]
+        total = duration[nodes]
+        duration[nodes] = (bucket + 1) * total // count - bucket * total // count
+
+    def _sum_stages(self, table: Picoseconds, duration: Picoseconds) -> None:
+        """An op without a stage costs the sum over the stages that its rank holds; nothing without a rank."""
+        nodes, holds = self._whole_rank, self.graph.placement.holds.astype(np.int64)
+        owner = self.graph.rank[nodes]
+        sums = holds @ table.T
+        duration[nodes] = np.where(owner < 0, 0, sums[owner, self.graph.kind[nodes]])
+
+
+def duration_table(costs: Costs) -> Picoseconds:
+    """Picoseconds by kind and stage, shape (kinds, S). A full backward is its two halves less their overlap."""
+    times, host = costs.times, costs.host
+    table = np.zeros((len(Kind), costs.stages), np.int64)
+    table[list(_PRICES)] = to_picoseconds(np.stack([getattr(times, name) for name in _PRICES.values()]))
+    table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap)
+    if host is not None:
+        table[Kind.OFFLOAD], table[Kind.RELOAD] = to_picoseconds(host.offload_s), to_picoseconds(host.reload_s)
     return table
 
 
-def _durations(graph: OpGraph, costs: Costs) -> Picoseconds:
-    table = duration_table(costs.times)
-    whole_rank = graph.stage < 0
-    duration = graph.lookup(table)
-    _bind_buckets(graph, costs, duration)
-    if whole_rank.any():
-        _bind_whole_rank(graph, table, np.flatnonzero(whole_rank), duration)
-    if graph.paired.any():
-        first = np.flatnonzero(graph.paired)
-        both = duration[first] + duration[first + 1]
-        duration[first] = np.rint(both * costs.pair_factor).astype(np.int64)
-        duration[first + 1] = 0
-    return duration
+_PRICES = {
+    Kind.F: "forward",
+    Kind.I: "input_grad",
+    Kind.W: "weight_grad",
+    Kind.RECOMPUTE: "recompute",
+    Kind.REDUCE_GRAD: "reduce_grad",
+    Kind.UNSHARD: "unshard",
+    Kind.OPT: "optimizer",
+    Kind.RECONSTRUCT: "reconstruct",
+}
 
 
-def _bind_buckets(graph: OpGraph, costs: Costs, duration: Picoseconds) -> None:
-    """Split a stage's reduction evenly over its buckets, to the picosecond."""
-    nodes = np.flatnonzero(graph.kind == Kind.REDUCE_GRAD)
-    bucket, total, count = graph.microbatch[nodes], duration[nodes], costs.buckets[graph.stage[nodes]]
-    duration[nodes] = (bucket + 1) * total // count - bucket * total // count
-
-
-def _bind_whole_rank(graph: OpGraph, table: Picoseconds, nodes: NDArray[np.int64], duration: Picoseconds) -> None:
-    """An op without a stage costs the sum over the stages that its rank holds."""
-    holds = graph.placement.holds.astype(np.int64)
-    rank = graph.rank
-    for node in nodes:
-        owner = rank[node]
-        duration[node] = 0 if owner < 0 else int(holds[owner] @ table[graph.kind[node]])
-
-
-def _lags(graph: OpGraph, costs: Costs, duration: Picoseconds) -> Picoseconds:
-    table = hop_table(graph.placement, costs)
-    lag = table.ravel()[hops_of(graph)] if table.any() else np.zeros(len(graph.dep_node), np.int64)
-    if graph.dep_fraction is not None:
-        part = np.flatnonzero(graph.dep_fraction < 1.0)
-        left = duration[graph.dep_node[part]] * (1.0 - graph.dep_fraction[part])
-        lag[part] -= np.rint(left).astype(np.int64)
-    return lag
-
-
-def hop_table(placement: Placement, costs: Costs) -> Picoseconds:
+def _hop_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
     """Picoseconds of every hop, shape (routes, S, 2); zero where there is no boundary."""
-    source, target = hop_ends(placement)
-    seconds = costs.hops.latency_s[source, target] + _occupied_s(source, target, costs)
+    seconds = costs.hops.latency_s[ends] + _occupied_s(ends, costs)
     seconds[:, -1] = 0.0
     return to_picoseconds(seconds)
 
 
-def _occupied_s(source: Ranks, target: Ranks, costs: Costs) -> Seconds:
-    return costs.sizes.message[:, None] * costs.hops.seconds_per_byte[source, target]
+def _occupied_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
+    """Picoseconds for which a message keeps the ports of every hop, shape (routes, S, 2)."""
+    occupied = to_picoseconds(_occupied_s(ends, costs))
+    occupied[:, -1] = 0
+    return occupied
+
+
+def _occupied_s(ends: tuple[Ranks, Ranks], costs: Costs) -> Seconds:
+    return costs.sizes.message[:, None] * costs.hops.seconds_per_byte[ends]
 
 
 def traffic(graph: OpGraph, costs: Costs) -> Traffic:
     """Which ports the messages and collectives of a graph occupy, and for how long."""
-    source, target = hop_ends(graph.placement)
-    hop = hops_of(graph)
-    ports = np.stack([costs.hops.send_port[source, target], costs.hops.receive_port[source, target]], axis=-1)
-    occupied = to_picoseconds(_occupied_s(source, target, costs))
-    ports[:, -1], occupied[:, -1] = -1, 0
+    ends, hop = hop_ends(graph.placement), hops_of(graph)
+    ports = np.stack([costs.hops.send_port[ends], costs.hops.receive_port[ends]], axis=-1)
+    occupied = _occupied_table(ends, costs)
+    ports[:, -1] = -1
     node_ports = np.full((len(graph), 2), -1, np.int32)
     if costs.collective_ports is not None:
         nodes = np.flatnonzero((graph.kind == Kind.REDUCE_GRAD) | (graph.kind == Kind.UNSHARD))

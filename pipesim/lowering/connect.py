@@ -67,7 +67,7 @@ def role_tables(program: Program) -> dict[Role, Nodes]:
 
 def _table(program: Program, place: NDArray[np.int64], kinds: Sequence[Kind]) -> Nodes:
     shape = (program.placement.stages, program.microbatches)
-    table = np.full(shape, NOWHERE, np.int32)
+    table = np.full(shape, NOWHERE, np.int64)
     nodes = np.flatnonzero(is_any(program.kind, kinds))
     table.ravel()[place[nodes]] = nodes
     return table
@@ -91,7 +91,11 @@ def _apply(rule: Rule, program: Program, tables: dict[Role, Nodes], exchanges: b
         needed &= same_rank
     boundary = np.arange(first, last, dtype=np.int32)[:, None] + np.int32(min(0, rule.offset))
     message = np.where(same_rank, np.int32(NO_MESSAGE), boundary)
-    waits.add(*_chosen(needed, consumer, producer, np.broadcast_to(message, needed.shape)))
+    message = np.broadcast_to(message, needed.shape)
+    if needed.all():
+        waits.add(consumer.ravel(), producer.ravel(), message.ravel())
+    else:
+        waits.add(consumer[needed], producer[needed], message[needed])
 
 
 def _same_rank(program: Program, first: int, last: int, offset: int) -> Mask:
@@ -99,11 +103,6 @@ def _same_rank(program: Program, first: int, last: int, offset: int) -> Mask:
     rank_of = program.placement.rank_of
     same: Mask = (rank_of[:, first:last] == rank_of[:, first + offset : last + offset]).T
     return same if same.shape[1] == 1 else same[:, program.route_of]
-
-
-def _chosen(mask: Mask, *tables: Nodes) -> list[Nodes]:
-    """The tables' entries under the mask, flat."""
-    return [table.ravel() if mask.all() else table[mask] for table in tables]
 
 
 def _connect_exchanges(program: Program, waits: Waits) -> None:
@@ -118,7 +117,7 @@ def _connect_exchanges(program: Program, waits: Waits) -> None:
         for end in (sends, receives):
             for other in (arrived[sends], arrived[receives]):
                 some = other != NOWHERE
-                waits.add(end[some].astype(np.int32), other[some].astype(np.int32), boundary[some])
+                waits.add(end[some], other[some], boundary[some])
 
 
 def _last_before(program: Program) -> NDArray[np.int64]:

@@ -27,7 +27,8 @@ def hops_of(graph: OpGraph) -> NDArray[np.int64]:
     """The hop of every dependency, as an index into a flat table of hops; shape (m,)."""
     producer = graph.dep_node
     back = graph.stage[producer] != graph.dep_message
-    microbatch = graph.microbatch[producer] if graph.placement.routes > 1 else None
+    several = graph.placement.routes > 1
+    microbatch = np.where(graph.dep_message >= 0, graph.microbatch[producer], 0) if several else None
     _correct_exchanges(graph, back, microbatch)
     hop = np.multiply(graph.dep_message, 2, dtype=np.int64)
     hop += back

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +19,20 @@ class Segment(NamedTuple):
     """A piece of the critical path, in picoseconds.
 
     Ops ``first..last`` of one stream that follow each other without a gap; or, with ``hop``, the transfer that
-    arrives at ``first``. The last op may go on beyond ``end``: part of it was enough for what comes next.
+    arrives at ``first`` through dependency ``edge``. The last op may go on beyond ``end``: part of it was enough
+    for what comes next.
     """
 
     first: int
     last: int
     start: int
     end: int
-    hop: bool = False
+    edge: int = -1
+
+    @property
+    def hop(self) -> bool:
+        """Whether it is a transfer."""
+        return self.edge >= 0
 
 
 def critical_path(timeline: Timeline) -> list[Segment]:
@@ -37,41 +43,40 @@ def critical_path(timeline: Timeline) -> list[Segment]:
     return [s for s in _backwards(timeline) if s.end > s.start][::-1]
 
 
+def critical_chain(timeline: Timeline) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The critical path as the nodes and the dependencies whose durations and lags add up to it.
+
+    On an ideal network their sum is the step time, and under any other durations a lower bound of it.
+    """
+    segments = list(_backwards(timeline))
+    nodes = [np.arange(s.first, s.last + 1) for s in segments if not s.hop]
+    edges = np.array([s.edge for s in segments if s.hop], np.int64)
+    return np.concatenate([edges[:0], *nodes]), edges
+
+
 def _backwards(timeline: Timeline) -> Iterator[Segment]:
     if len(timeline.end) == 0:
         return
-    heads, origin = _heads(timeline), timeline.origin
-    node, moment = int(timeline.end.argmax()), timeline.finish
+    graph, waits, end = timeline.graph, timeline.waits, timeline.end
+    node, moment = int(end.argmax()), timeline.finish
     while True:
-        first = int(heads[np.searchsorted(heads, node, side="right") - 1])
-        start = int(timeline.start[first])
+        head = int(graph.starts[graph.starts.searchsorted(node, side="right") - 1])
+        wait = int(waits.searchsorted(node, side="right")) - 1
+        first = max(head, int(waits[wait])) if wait >= 0 else head
+        start = int(end[first]) - int(graph.duration[first])
         yield Segment(first, node, start, moment)
-        edge = binding_edge(timeline, first) if start > origin else -1
+        edge = int(timeline.binding[wait]) if start > timeline.origin else -1
         if edge < 0 or int(timeline.arrival_of(edge)) != start:
             return
-        node = int(timeline.graph.dep_node[edge])
-        done = int(timeline.end[node])
-        moment = done if timeline.graph.dep_message[edge] != NO_MESSAGE else min(start, done)
-        yield Segment(first, first, moment, start, hop=True)
+        node = int(graph.dep_node[edge])
+        moment = int(end[node])
+        if graph.dep_message[edge] == NO_MESSAGE:
+            moment = min(start, moment)
+        yield Segment(first, first, moment, start, edge)
 
 
-def _heads(timeline: Timeline) -> NDArray[np.int64]:
-    """Nodes that do not start right when the node before them on their stream ends."""
-    follows = np.zeros(len(timeline.end), bool)
-    follows[1:] = timeline.start[1:] == timeline.end[:-1]
-    starts = timeline.graph.starts
-    follows[starts[:-1][np.diff(starts) > 0]] = False
-    return np.flatnonzero(~follows)
-
-
-def binding_edge(timeline: Timeline, node: int) -> int:
-    """The dependency of a node that arrived last, the first of them on a tie; -1 for none."""
-    first, last = timeline.graph.dep_starts[node : node + 2]
-    return int(first + timeline.arrival_of(slice(first, last)).argmax()) if last > first else -1
-
-
-def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
-    """Share of the step time per op kind on the path, largest first, names in alphabetical order on ties."""
+def amounts(timeline: Timeline, path: Sequence[Segment]) -> dict[str, int]:
+    """Picoseconds per op kind on the path, and `P2P` for transfers; without kinds that take no time there."""
     kind, duration = timeline.graph.kind, timeline.graph.duration
     total = np.zeros(len(Kind), np.int64)
     nodes = np.flatnonzero(on_path(timeline, path))
@@ -79,10 +84,14 @@ def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
     for segment in path:
         if not segment.hop:
             total[kind[segment.last]] -= timeline.end[segment.last] - segment.end
-    amounts = {k.name: int(total[k]) for k in Kind if total[k]}
+    found = {k.name: int(total[k]) for k in Kind if total[k]}
     if hops := sum(s.end - s.start for s in path if s.hop):
-        amounts[P2P] = hops
-    step = timeline.makespan
+        found[P2P] = hops
+    return found
+
+
+def shares(amounts: Mapping[str, int], step: int) -> dict[str, float]:
+    """Share of the step time per op kind, largest first, names in alphabetical order on ties."""
     ordered = sorted(amounts.items(), key=lambda item: (-item[1], item[0]))
     return {name: amount / step for name, amount in ordered} if step else {}
 

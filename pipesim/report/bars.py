@@ -44,9 +44,9 @@ SEPARATOR = 0.7
 class Bars(Artist):
     """All boxes of a chart as one artist on ``axes``, whose x axis is in seconds and whose y axis is in lanes."""
 
-    def __init__(self, axes: Axes, boxes: Boxes) -> None:
+    def __init__(self, axes: Axes, boxes: Boxes, note: bool = True) -> None:
         super().__init__()
-        self.boxes = boxes
+        self.boxes, self.note = boxes, note
         self.set_in_layout(False)
         self.set_zorder(2)
         axes.add_artist(self)
@@ -83,14 +83,20 @@ class Bars(Artist):
         scale = abs(float(ends[1, 0] - ends[0, 0])) * 72.0 / self.axes.figure.dpi
         return (boxes.right - boxes.left) * scale
 
+    def _heights(self, boxes: Boxes) -> Floats:
+        """Heights in points."""
+        assert self.axes is not None
+        ends = self._pixels(np.array([[0.0, 0.0], [0.0, 1.0]]))
+        scale = abs(float(ends[1, 1] - ends[0, 1])) * 72.0 / self.axes.figure.dpi
+        return (boxes.bottom - boxes.top) * scale
+
     def _pixels(self, points: Floats) -> Floats:
         assert self.axes is not None
         return np.asarray(self.axes.transData.transform(points), np.float64)
 
     def _draw_polygons(self, boxes: Boxes, renderer: RendererBase) -> None:
         assert self.axes is not None
-        points = 72.0 / self.axes.figure.dpi
-        width = self._widths(boxes)
+        width, height = self._widths(boxes), self._heights(boxes)
         least = min(VISIBLE, self._pitch(boxes) / 6)
         right = np.where(
             width > 0, boxes.left + (boxes.right - boxes.left) * np.maximum(1.0, least / width), boxes.right
@@ -100,22 +106,21 @@ class Bars(Artist):
             list(corners[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]),
             facecolors=boxes.colours[boxes.style],
             edgecolors="white",
-            linewidths=np.clip(0.06 * width, 0.0, SEPARATOR),
+            linewidths=np.clip(0.06 * np.minimum(width, height), 0.0, SEPARATOR),
             transform=self.axes.transData,
         )
         self._draw_child(collection, renderer)
-        self._draw_numbers(boxes, width, points, renderer)
+        self._draw_numbers(boxes, width, height, renderer)
 
-    def _draw_numbers(self, boxes: Boxes, width: Floats, points: float, renderer: RendererBase) -> None:
+    def _draw_numbers(self, boxes: Boxes, width: Floats, height: Floats, renderer: RendererBase) -> None:
         """The micro-batch numbers that fit, dark on light boxes and white on dark ones."""
-        ends = [np.stack([np.zeros(len(boxes)), edge], axis=1) for edge in (boxes.top, boxes.bottom)]
-        height = np.abs(self._pixels(ends[1])[:, 1] - self._pixels(ends[0])[:, 1]) * points
         size, fits = labels.fit(boxes, width, height)
-        inks = np.array([ink_on(colour) for colour in boxes.colours])
-        for ink in np.unique(inks):
-            own = np.flatnonzero(fits & (inks[boxes.style] == ink))
-            if len(own):
-                self._draw_child(self._numbers(boxes, own, size, str(ink)), renderer)
+        inks = np.array([ink_on(colour) for colour in boxes.colours])[boxes.style]
+        for one in np.unique(size[fits]):
+            for ink in np.unique(inks[fits]):
+                own = np.flatnonzero(fits & (inks == ink) & (size == one))
+                if len(own):
+                    self._draw_child(self._numbers(boxes, own, float(one), str(ink)), renderer)
 
     def _numbers(self, boxes: Boxes, own: NDArray[np.int64], size: float, ink: str) -> PathCollection:
         assert self.axes is not None
@@ -149,7 +154,8 @@ class Bars(Artist):
         self._set_gc_clip(gc)  # type: ignore[attr-defined]
         renderer.draw_image(gc, columns[0], rows[0], np.ascontiguousarray(image))
         gc.restore()
-        self._draw_note(renderer)
+        if self.note:
+            self._draw_note(renderer)
 
     def _pixel_grid(self, axis: int, renderer: RendererBase) -> tuple[Floats, Floats]:
         """Pixel borders across the axes along x (0) or y (1): in display units and in data units."""

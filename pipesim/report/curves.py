@@ -16,7 +16,10 @@ COLUMNS = ("rank", "time_s", "category", "bytes")
 
 
 class Curves(NamedTuple):
-    """One rank's memory: ``bytes[c, t]`` of ``categories[c]`` holds from ``time_s[t]`` on."""
+    """One rank's memory: ``bytes[c, t]`` of ``categories[c]`` holds from ``time_s[t]`` on.
+
+    Categories that are always zero are left out.
+    """
 
     rank: int
     time_s: NDArray[np.float64]
@@ -57,7 +60,7 @@ def curves_of(memory: pd.DataFrame, ranks: Sequence[int] | None = None) -> list[
 
 def _curves(rank: int, rows: pd.DataFrame) -> Curves:
     rows = rows.sort_values("time_s", kind="stable")
-    present = [str(name) for name in rows["category"].unique()]
+    present = [str(name) for name in rows.loc[rows["bytes"] != 0, "category"].unique()] or ["activations"]
     order = {name: i for i, name in enumerate(CATEGORIES)}
     categories = sorted(present, key=lambda name: (order.get(name, len(order)), name))
     time = np.unique(rows["time_s"].to_numpy(np.float64))
@@ -65,7 +68,8 @@ def _curves(rank: int, rows: pd.DataFrame) -> Curves:
     for row, name in enumerate(categories):
         own = rows[rows["category"] == name]
         at = np.searchsorted(own["time_s"].to_numpy(np.float64), time, side="right") - 1
-        curves[row] = np.where(at >= 0, own["bytes"].to_numpy(np.float64)[np.maximum(at, 0)], 0.0)
+        before = 0.0  # what position -1 stands for
+        curves[row] = np.append(own["bytes"].to_numpy(np.float64), before)[at]
     return Curves(rank, time, categories, curves)
 
 

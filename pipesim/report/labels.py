@@ -41,21 +41,27 @@ def text_size(text: str) -> tuple[float, float]:
     return float(box.width), float(box.height)
 
 
-def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[float, NDArray[np.bool_]]:
-    """The font size, and which boxes carry their number; ``width`` and ``height`` of the boxes in points.
+def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Every box's font size, and which boxes carry their number; ``width`` and ``height`` in points.
 
-    One size for all: the largest at which nearly all numbers fit, if there is one.
+    One size for all boxes of about one height: the largest at which nearly all their numbers fit.
     """
+    size, fits = np.full(len(boxes), SMALLEST), np.zeros(len(boxes), bool)
     asking = boxes.label >= 0
     if not asking.any():
-        return SMALLEST, asking
-    sizes = np.array([text_size(str(n)) for n in range(int(boxes.label.max()) + 1)])
-    text = sizes[np.maximum(boxes.label, 0)]
+        return size, fits
+    outlines = np.array([text_size(str(n)) for n in range(int(boxes.label.max()) + 1)])
+    text = outlines[np.maximum(boxes.label, 0)]
     limit = np.minimum((width - PADDING) / text[:, 0], (height - PADDING) / text[:, 1])
-    size = float(np.clip(np.quantile(limit[asking], 0.05), SMALLEST, LARGEST))
-    fits = asking & (limit >= size)
-    for style in np.unique(boxes.style[asking]):
-        own = asking & (boxes.style == style)
-        if fits[own].mean() < ENOUGH:
-            fits[own] = False
+    whole = height > 0.7 * height[asking].max()
+    for group in (asking & whole, asking & ~whole):
+        if group.any():
+            size[group] = np.clip(np.quantile(limit[group], 0.05), SMALLEST, LARGEST)
+            fits[group] = _legible(boxes.style[group], (limit >= size)[group])
     return size, fits
+
+
+def _legible(style: NDArray[np.int64], fits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Take back the numbers of kinds of which not enough fit."""
+    enough = np.bincount(style, fits) >= ENOUGH * np.bincount(style)
+    return np.asarray(fits & enough[style], np.bool_)

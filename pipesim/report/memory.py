@@ -97,7 +97,7 @@ def _peaks(ax: Axes, curves: Sequence[Curves], capacity_bytes: float | None) -> 
     ax.set_xticks(range(0, len(curves), step), [str(own.rank) for own in curves[::step]])
     ax.set_xlim(-0.7, len(curves) - 0.3)
     ax.set_xlabel("rank", fontsize=9, color=INK)
-    ax.set_title("peak", loc="left", fontsize=8, color=INK, pad=5)
+    ax.set_title("peak", loc="left", fontsize=8, fontweight="normal", color=INK, pad=5)
     _plain(ax)
 
 
@@ -126,9 +126,13 @@ def _lines(ax: Axes, others: Sequence[Curves], end_s: float) -> None:
     """Totals of other ranks as thin lines, each named where it is highest."""
     lines = [_steps(own.time_s, own.total, end_s) for own in others]
     ax.add_collection(LineCollection(lines, colors=INK, linewidths=0.8, alpha=0.6, zorder=3), autolim=False)
+    named: dict[tuple[float, float], list[str]] = {}
     for own in others:
+        named.setdefault(own.peak, []).append(str(own.rank))
+    for peak, ranks in named.items():
+        name = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(ranks)}"
         place: dict[str, Any] = {"xytext": (3, -1.5), "textcoords": "offset points", "fontsize": 6.5}
-        ax.annotate(f"rank {own.rank}", own.peak, va="top", color=INK, zorder=5, **place)
+        ax.annotate(name, peak, va="top", color=INK, zorder=5, **place)
 
 
 def _time_axis(ax: Axes, first: float, last: float, unit: str | None) -> None:

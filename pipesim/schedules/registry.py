@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from pipesim.errors import PipesimError, ScheduleError, nearest
-from pipesim.ir.placement import Placement, linear
+from pipesim.ir.placement import Placement, linear, vee
 from pipesim.ir.program import OpLike, Program
 from pipesim.ir.verify import verify
 from pipesim.schedules import user_files
@@ -38,8 +38,13 @@ _FAMILIES: dict[str, str] = {
     "interleaved-zb": "interleaved_zero_bubble",
     "gis": "grouped_interleaved",
     "gis-h": "grouped_interleaved",
+    "pipe-offload": "pipe_offload",
     "dualpipe": "dualpipe",
     "dualpipe-v": "dualpipe",
+    "pipedream": "asynchronous",
+    "pipedream-2bw": "asynchronous",
+    "layerpipe2": "asynchronous",
+    "helix": "helix",
     "custom": "custom",
 }
 """Name -> module of this package that defines it."""
@@ -174,22 +179,30 @@ _SOME_RANKS = 4
 OrderFunction = Callable[[int, int, int], Iterable[OpLike]]
 
 
+_PLACEMENTS: dict[str, Callable[[int], Placement]] = {"linear": linear, "vee": vee}
+
+
 def schedule(
-    name: str, *, placement: Callable[[int], Placement] = linear, citation: str = ""
+    name: str, *, placement: str | Callable[[int], Placement] = "linear", citation: str = ""
 ) -> Callable[[OrderFunction], OrderFunction]:
     """Register a function ``order(rank, ranks, microbatches)`` that yields a rank's ops as a schedule.
 
-    Ops may be tokens such as ``"2F5"``. ``placement`` maps the number of ranks to a `Placement`.
+    Ops may be tokens such as ``"2F5"``. ``placement`` is ``linear`` (rank r holds stage r), ``vee`` (rank r of R
+    holds stages r and 2R - 1 - r), or maps the number of ranks to a `Placement`.
+
+    Raises:
+        ScheduleError: the placement is unknown, or the name is taken.
     """
+    place = _placement(placement)
 
     def decorate(function: OrderFunction) -> OrderFunction:
         @dataclass(frozen=True)
         class UserSchedule(Schedule):
             def placement(self, ranks: int) -> Placement:
-                return placement(ranks)
+                return place(ranks)
 
             def chunks_per_rank(self) -> int:
-                return placement(_SOME_RANKS).stages // _SOME_RANKS
+                return place(_SOME_RANKS).stages // _SOME_RANKS
 
             def program(self, setting: Setting) -> Program:
                 made = super().program(setting)
@@ -215,3 +228,15 @@ def schedule(
         return function
 
     return decorate
+
+
+def _placement(placement: str | Callable[[int], Placement]) -> Callable[[int], Placement]:
+    if not isinstance(placement, str):
+        return placement
+    if placement not in _PLACEMENTS:
+        hint = nearest(placement, _PLACEMENTS)
+        raise ScheduleError(
+            f"no placement is called {placement!r}; allowed: {', '.join(_PLACEMENTS)}, or a function of the number "
+            "of ranks" + (f"; did you mean {hint!r}?" if hint else "")
+        )
+    return _PLACEMENTS[placement]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, option
+from pipesim.schedules.base import Schedule, Setting, Theory, option
 from pipesim.schedules.registry import register
 from pipesim.schedules.shapes import Ops, in_sequence, ops
 
@@ -30,7 +30,9 @@ class HandmadeZeroBubble(Schedule):
     depth: ClassVar[int] = 0
     """How many forwards a rank is ahead of the next one in its warm-up."""
 
-    optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
+    optimizer: Literal["synchronous", "post-validated"] = option(
+        "synchronous", "whether ranks wait for each other before the optimizer step"
+    )
 
     def program(self, setting: Setting) -> Program:
         """All ranks, as arrays."""
@@ -58,7 +60,7 @@ class ZeroBubbleH1(HandmadeZeroBubble):
         """
         p, m = setting.ranks, setting.microbatches
         f, i, w = _mean_times(setting)
-        if w > i:
+        if w > min(f, i):
             return None
         makespan = m * (f + i + w) + (p - 1) * (f + i - w) if m >= p else (m + p - 1) * (f + i) + w
         return Theory(_SOURCE, bubble_fraction=1 - m * (f + i + w) / makespan, peak_in_flight=[min(p, m)] * p)
@@ -87,7 +89,7 @@ class ZeroBubbleH2(HandmadeZeroBubble):
         """
         p, m = setting.ranks, setting.microbatches
         f, i, w = _mean_times(setting)
-        if m < 2 * p - 1 or f > i or w > i:
+        if m < 2 * p - 1 or w > min(f, i):
             return None
         idle = (p - 1) * (f + max(0.0, i - 2 * w))
         return Theory(_SOURCE, bubble_fraction=idle / (m * (f + i + w) + idle), peak_in_flight=[2 * p - 1] * p)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Optimizer, Schedule, Setting, option, require
+from pipesim.schedules.base import Schedule, Setting, option, require
 from pipesim.schedules.registry import register
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ class ZeroBubbleAuto(Schedule):
     memory: ClassVar[str] = "at most memory_limit P"
 
     memory_limit: float = option(1.0, "most activations on a rank, in units of P times those of its stage")
-    optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
+    optimizer: Literal["synchronous", "post-validated"] = option(
+        "synchronous", "whether ranks wait for each other before the optimizer step"
+    )
     objective: Literal["span", "makespan"] = option(
         "span", "what to minimise first: the longest time from a rank's first op to its last, or the step"
     )

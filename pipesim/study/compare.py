@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,21 @@ if TYPE_CHECKING:
     from pipesim.result import Result
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
+Schedule = str | Mapping[str, Any]
+"""As in a config: a name, or a mapping of ``name`` and options."""
+
+_TIMES = ("step_time_s", "bubble_fraction", "bubble_overhead", "span_bubble_fraction")
+_RATES = ("tokens_per_s", "tokens_per_s_per_gpu", "model_tflops_per_gpu", "hardware_tflops_per_gpu", "mfu")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One row: a result, or why there is none."""
+    """One row: a result, or why there is none. ``settings`` are the values that a sweep chose for it."""
 
     label: str
     result: Result | None
     error: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The metrics, or the error, as plain data."""
@@ -36,25 +42,23 @@ class Plan:
     def row(self, first_step_s: float | None) -> dict[str, Any]:
         """The numbers of a comparison; ``None`` where there is none."""
         if self.result is None:
-            return {"label": self.label, "error": self.error}
+            return {"label": self.label, **self.settings, "error": self.error}
         metrics = self.result.metrics
-        copied = ("step_time_s", "bubble_fraction", "bubble_overhead", "span_bubble_fraction")
         throughput, memory = metrics.get("throughput") or {}, metrics["memory"]
         return {
             "label": self.label,
             "schedule": metrics["config"]["schedule"]["name"],
-            **{key: metrics[key] for key in copied},
+            **self.settings,
+            **{key: metrics[key] for key in _TIMES},
             "speedup": first_step_s / metrics["step_time_s"] if first_step_s else None,
             "peak_in_flight": max(rank["peak_in_flight"] for rank in metrics["ranks"]),
-            "peak_bytes": memory["peak_bytes"],
-            "fits": memory["fits"],
-            "tokens_per_s": throughput.get("tokens_per_s"),
-            "mfu": throughput.get("mfu"),
+            **{key: memory[key] for key in ("peak_bytes", "capacity_bytes", "fits")},
+            **{key: throughput.get(key) for key in _RATES},
             "error": None,
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Plans in the order they were given; plans that do not fit, or cannot run, stay in it."""
 
@@ -89,27 +93,66 @@ class Comparison:
         shown = [(plan.label, plan.result) for plan in self.plans if plan.result is not None]
         return figure([Run(label, r.metrics, r.timeline, r.memory) for label, r in shown])
 
+    def _readable(self) -> pd.DataFrame:
+        """What ``pipesim compare`` prints, as text in cells."""
+        import pandas as pd
+
+        from pipesim.report.comparison_table import table
+
+        headings, cells = table(self.rows)
+        shown = pd.DataFrame(cells, columns=headings).set_index(headings[0])
+        reasons = [plan.error or "" for plan in self.plans]
+        return shown.assign(**{"cannot run": reasons}) if any(reasons) else shown
+
+    def __repr__(self) -> str:
+        return self._readable().to_string(max_colwidth=60)
+
     def _repr_html_(self) -> str:
-        return self.frame._repr_html_()  # type: ignore[operator, no-any-return]
+        return self._readable().to_html()
 
 
 def compare(
-    configs: Iterable[Config | Source],
-    schedules: Sequence[str] | None = None,
+    configs: Config | Source | Iterable[Config | Source],
+    schedules: Sequence[Schedule] | Mapping[str, Schedule] | None = None,
     overrides: Sequence[str] = (),
     labels: Sequence[str] | None = None,
+    *,
+    engine: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Simulate every config, or every config with every one of ``schedules``.
+    """Simulate one config or several, or each of them with every one of ``schedules``.
 
-    ``overrides`` are ``path=value`` strings for all of them. ``labels`` default to the schedules' names, or to
-    the files' names where the schedule is the same. All configs are read before anything is simulated.
+    A schedule is a name, or a mapping of ``name`` and options as in a config; a mapping of labels to schedules
+    names the rows. ``overrides`` are ``path=value`` strings for all of them. ``labels`` default to the schedules'
+    names, or to the files' names where the schedule is the same. ``engine`` as in `pipesim.simulate`. All configs
+    are read before anything is simulated. ``progress`` is called with how many plans are done, and of how many.
 
     A plan that its schedule cannot run becomes a row that says why. Raises ConfigError for any other error in a
     config, and ScheduleError for an unknown schedule.
     """
-    loaded = [one for config in configs for one in _loaded(config, schedules, overrides)]
-    names = list(labels) if labels is not None else _labels(loaded)
-    return Comparison([_simulated(label, one) for label, one in zip(names, loaded, strict=True)])
+    several = _listed(configs)
+    wanted = list(schedules.values()) if isinstance(schedules, Mapping) else schedules
+    loaded = [one for config in several for one in _loaded(config, wanted, overrides)]
+    if labels is None:
+        asked = list(schedules) if isinstance(schedules, Mapping) else [_name(s) for s in wanted or ()]
+        labels = _labels(loaded, asked * len(several))
+    plans = []
+    for label, one in zip(labels, loaded, strict=True):
+        plans.append(_simulated(label, one, engine))
+        if progress is not None:
+            progress(len(plans), len(loaded))
+    return Comparison(plans)
+
+
+def _listed(configs: Config | Source | Iterable[Config | Source]) -> list[Config | Source]:
+    from pipesim.config import AbstractConfig, ClusterConfig
+
+    one = isinstance(configs, str | os.PathLike | Mapping | AbstractConfig | ClusterConfig)
+    return [configs] if one else list(configs)  # type: ignore[list-item, arg-type]
+
+
+def _name(schedule: Schedule) -> str:
+    return schedule if isinstance(schedule, str) else str(schedule.get("name"))
 
 
 @dataclass(frozen=True)
@@ -122,48 +165,47 @@ class _Refused:
 
 
 def _loaded(
-    config: Config | Source, schedules: Sequence[str] | None, overrides: Sequence[str]
+    config: Config | Source, schedules: Sequence[Schedule] | None, overrides: Sequence[str]
 ) -> list[Config | _Refused]:
     from pipesim.config import load_config
 
     if schedules is not None:
         source = config if isinstance(config, str | os.PathLike | Mapping) else config.resolved()
-        return [_with_schedule(source, name, overrides) for name in schedules]
+        return [_with_schedule(source, schedule, overrides) for schedule in schedules]
     return [load_config(config, overrides) if isinstance(config, str | os.PathLike | Mapping) else config]
 
 
-def _with_schedule(source: Source, schedule: str, overrides: Sequence[str]) -> Config | _Refused:
+def _with_schedule(source: Source, schedule: Schedule, overrides: Sequence[str]) -> Config | _Refused:
     from pipesim.config import load_with_schedule
 
     try:
         return load_with_schedule(source, schedule, overrides)
     except ConfigError as error:
         if all(problem.path.partition(".")[0] == "schedule" for problem in error.problems):
-            return _Refused(schedule, error.source, error)
+            return _Refused(_name(schedule), error.source, error)
         raise
 
 
-def _labels(plans: Sequence[Config | _Refused]) -> list[str]:
+def _labels(plans: Sequence[Config | _Refused], asked: Sequence[str]) -> Sequence[str]:
     """The shortest of schedule, file, file and schedule, and a number that tells all plans apart."""
-    schedules = [p.schedule if isinstance(p, _Refused) else p.schedule.name for p in plans]
+    schedules = asked or [p.schedule if isinstance(p, _Refused) else p.schedule.name for p in plans]
     files = [os.path.basename(p.source or "config") for p in plans]
     both = [f"{file} {schedule}" for file, schedule in zip(files, schedules, strict=True)]
     numbered = [f"{index + 1} {label}" for index, label in enumerate(both)]
     return next((labels for labels in (schedules, files, both) if len(set(labels)) == len(labels)), numbered)
 
 
-def _simulated(label: str, plan: Config | _Refused) -> Plan:
+def _simulated(label: str, plan: Config | _Refused, engine: str | None) -> Plan:
     from pipesim import api
 
     if isinstance(plan, _Refused):
-        return Plan(label, None, _reasons(plan.error))
+        return Plan(label, None, reasons(plan.error))
     try:
-        return Plan(label, api.simulate(plan))
-    except ConfigError as error:
-        return Plan(label, None, _reasons(error))
+        return Plan(label, api.simulate(plan, engine=engine))
     except PipesimError as error:
-        return Plan(label, None, str(error))
+        return Plan(label, None, reasons(error))
 
 
-def _reasons(error: ConfigError) -> str:
-    return "; ".join(problem.message for problem in error.problems)
+def reasons(error: PipesimError) -> str:
+    """What is wrong, in one line, without the place in a file."""
+    return "; ".join(problem.message for problem in error.problems) if isinstance(error, ConfigError) else str(error)

@@ -8,9 +8,11 @@ causal; the backward is twice the forward. For GPT this is exactly 72 B L s h^2 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from pipesim.workload.matrices import head_matrices, layer_matrices
+from pipesim.ir.cut import Part
+from pipesim.workload.matrices import head_matrices, layer_matrices, qkv_matrices
 from pipesim.workload.model import Model
 
 _BACKWARD = 2
@@ -61,8 +63,30 @@ def recomputed_flops(model: Model, recompute: str, flash_attention: bool) -> int
     return 0
 
 
-def step_flops(model: Model, samples: int, recompute: str = "none", flash_attention: bool = True) -> StepFlops:
-    """Operations of a step over ``samples`` sequences."""
+def part_flops(model: Model, part: Part, mixture: bool = False) -> int:
+    """Forward of one part of a layer for one sequence: 6 s h^2, 4 s^2 h and 18 s h^2 in GPT."""
+    projected = model.sequence * sum(matrix.flops_per_token for matrix in qkv_matrices(model))
+    core = attention_core_flops(model)
+    rest = layer_flops(model, mixture) - projected - core
+    return {Part.QKV: projected, Part.ATTENTION: core, Part.POST: rest}.get(part, 0)
+
+
+def repeated_flops(model: Model, parts: Collection[Part]) -> int:
+    """Forward work of these parts of all layers for one sequence."""
+    layers = [model.is_mixture(layer) for layer in range(model.layers)]
+    return sum(part_flops(model, part, mixture) for part in parts for mixture in layers)
+
+
+def step_flops(
+    model: Model,
+    samples: int,
+    recompute: str = "none",
+    flash_attention: bool = True,
+    repeated: Collection[Part] | None = None,
+) -> StepFlops:
+    """Operations of a step over ``samples`` sequences. ``repeated``: the parts of every layer that the backward
+    repeats, instead of what ``recompute`` says.
+    """
     once = (1 + _BACKWARD) * forward_flops(model)
-    again = recomputed_flops(model, recompute, flash_attention)
+    again = recomputed_flops(model, recompute, flash_attention) if repeated is None else repeated_flops(model, repeated)
     return StepFlops(float(samples * once), float(samples * (once + again)))

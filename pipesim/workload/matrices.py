@@ -73,6 +73,11 @@ def _latent_matrices(model: Model, mla: Latent) -> tuple[Matrix, ...]:
     )
 
 
+def qkv_matrices(model: Model) -> tuple[Matrix, ...]:
+    """Projections in front of the attention core: all but the output's."""
+    return attention_matrices(model)[:-1]
+
+
 @lru_cache(maxsize=256)
 def feed_forward_matrices(model: Model, mixture: bool) -> tuple[Matrix, ...]:
     """Feed-forward block of one layer: dense, or router, routed and shared experts."""

@@ -9,7 +9,7 @@ h.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
@@ -55,21 +55,23 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
         2 * residual  # inputs of the two norms
         + 2 * residual  # outputs of the two norms, read by QKV and by the MLP
         + 2 * mask
-        + _attention(model, training, shard)
+        + attention_inputs(model, training, shard)
+        + attention_output(model, training, shard)
         + attention_core(model, training, shard)
         + feed_forward(model, training, shard)
     )
 
 
-def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard, mlp_chunks: int = 1) -> float:
     """Bytes that one layer's backward works in at its widest.
 
-    Gradients around the feed-forward block, with sequence parallelism the gathered input and its gradient,
-    and the gradient of the largest matrix, which autograd allocates in the weights' precision even where the
-    product adds to the accumulated gradient itself (megatron/core/tensor_parallel/layers.py).
+    Gradients around the feed-forward block (of one of ``mlp_chunks`` pieces of the sequence at a time), with
+    sequence parallelism the gathered input and its gradient, and the gradient of the largest matrix, which
+    autograd allocates in the weights' precision even where the product adds to the accumulated gradient itself
+    (megatron/core/tensor_parallel/layers.py).
     """
     width = model.moe.ffn * model.moe.top_k if mixture and model.moe else model.ffn
-    features = _hidden_features(model, width) / shard.tensor
+    features = _hidden_features(model, width) / shard.tensor / mlp_chunks
     gathered = 2 * model.hidden if shard.sequence_parallel else model.hidden
     largest = max(matrix.inputs * matrix.outputs for matrix in layer_matrices(model, mixture)) / shard.tensor
     return training.element_bytes * (tokens(model, training, shard) * (features + gathered) + largest)
@@ -88,18 +90,22 @@ def head_transient(model: Model, training: Training, shard: Shard) -> float:
     return logits(model, training, shard) + projection
 
 
-def _attention(model: Model, training: Training, shard: Shard) -> float:
-    """Queries, keys, values and the input of the output projection: 8 s b h in GPT; latents in MLA."""
+def attention_inputs(model: Model, training: Training, shard: Shard) -> float:
+    """Queries, keys and values: 6 s b h in GPT; latents too in MLA."""
     groups = max(model.kv_heads / shard.tensor, 1.0)
     heads = model.heads / shard.tensor
     if model.mla:
         groups = heads
-    features = heads * (model.query_key_dim + model.value_dim)
-    features += groups * (model.query_key_dim + model.value_dim)
+    features = heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim)
     if model.mla:  # each latent before and after its norm; the rotary part of the keys once
         latents = 2 * (model.mla.query_rank + model.mla.kv_rank) + model.mla.rope
         features += latents / shard.sequence_ways
     return training.element_bytes * tokens(model, training, shard) * features
+
+
+def attention_output(model: Model, training: Training, shard: Shard) -> float:
+    """What the core of attention hands to the output projection: 2 s b h in GPT."""
+    return training.element_bytes * tokens(model, training, shard) * model.heads * model.value_dim / shard.tensor
 
 
 def attention_core(model: Model, training: Training, shard: Shard) -> float:
@@ -139,9 +145,13 @@ def weight_grad_activations(model: Model, mixture: bool, training: Training, sha
 
     32 s b h in GPT (Qi et al. 2024, arXiv 2401.10241, section 3).
     """
+    return matrix_activations(layer_matrices(model, mixture), model, training, shard)
+
+
+def matrix_activations(matrices: Sequence[Matrix], model: Model, training: Training, shard: Shard) -> float:
+    """Bytes of the inputs of some matrices and of their outputs' gradients."""
     count = tokens(model, training, shard)
-    features = sum(_kept_features(matrix, shard) for matrix in layer_matrices(model, mixture))
-    return training.element_bytes * count * features
+    return training.element_bytes * count * sum(_kept_features(matrix, shard) for matrix in matrices)
 
 
 def _kept_features(matrix: Matrix, shard: Shard) -> float:

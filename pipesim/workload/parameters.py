@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
+from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices, qkv_matrices
 from pipesim.workload.model import Model
 
 
@@ -43,6 +43,18 @@ def layer_parameters(model: Model, mixture: bool = False) -> Count:
     """One transformer layer, its two norms included (12 h^2 + 13 h in GPT)."""
     count = sum((_matrix(matrix) for matrix in layer_matrices(model, mixture)), Count())
     return count + Count(replicated=2 * model.norm_parameters + _latent_norms(model))
+
+
+def pre_attention_parameters(model: Model) -> Count:
+    """What lies in front of a layer's attention core: its norm and the projection to queries, keys and values."""
+    count = sum((_matrix(matrix) for matrix in qkv_matrices(model)), Count())
+    return count + Count(replicated=model.norm_parameters + _latent_norms(model))
+
+
+def post_attention_parameters(model: Model, mixture: bool = False) -> Count:
+    """What follows it: the output projection, and the feed-forward block with its norm."""
+    matrices = layer_matrices(model, mixture)[len(qkv_matrices(model)) :]
+    return sum((_matrix(matrix) for matrix in matrices), Count(replicated=model.norm_parameters))
 
 
 def embedding_parameters(model: Model) -> Count:

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from replay import costs
 
 from pipesim.engine import compiled, event, fifo
-from pipesim.errors import DeadlockError
+from pipesim.errors import DeadlockError, ScheduleError
 from pipesim.ir.placement import linear
 from pipesim.ir.program import Program
 from pipesim.lowering.bind import bind, traffic
@@ -26,6 +26,10 @@ SCHEDULES = [
     ("interleaved-1f1b", {"chunks": 3}),
     ("breadth-first", {"chunks": 2}),
     ("breadth-first", {"chunks": 4, "backward_order": "descending"}),
+    ("chimera", {}),
+    ("bitpipe", {}),
+    ("zb-h1", {}),
+    ("dualpipe-v", {}),
 ]
 
 
@@ -45,7 +49,11 @@ def bound_graphs(draw):
     """A bound graph of any schedule with any lowering."""
     name, options = draw(st.sampled_from(SCHEDULES))
     ranks = draw(st.integers(1, 5))
-    program = create(name, **options).program(Setting(ranks, ranks * draw(st.integers(1, 3))))
+    schedule, microbatches = create(name, **options), ranks * draw(st.integers(1, 3))
+    try:
+        program = schedule.program(Setting(ranks, microbatches))
+    except ScheduleError:
+        reject()
     priced = random_costs(program, draw)
     lowering = Lowering(
         p2p=draw(st.sampled_from(["overlapped", "blocking"])),

@@ -1,8 +1,6 @@
-"""Comparisons put runs side by side: in a table, in text and in a picture."""
+"""Comparisons put runs side by side in a picture."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 from metrics_examples import ABSTRACT_RUN, CLUSTER_RUN, misfit
@@ -21,51 +19,10 @@ RUNS = [
 ]
 
 
-def test_one_row_per_run_relative_to_the_first():
-    """Order and labels are kept; the plan that does not fit is there too."""
-    data = compare.table(RUNS)
-    assert tuple(data.columns) == compare.COLUMNS
-    assert data.label.tolist() == ["plain", "faster", "too big"]
-    assert data.relative_step_time.tolist() == [1.0, 0.5, 1.0]
-    assert data.speedup.tolist() == [1.0, 2.0, 1.0]
-    assert data.relative_peak_bytes.tolist() == [1.0, 1.0, pytest.approx(1.2)]
-    assert data.fits.tolist() == [True, True, False]
-    assert data.peak_in_flight.tolist() == [5, 5, 5]
-    assert data.mfu.tolist() == [0.475] * 3
-
-
-def test_unknown_quantities_are_missing_values():
-    """An abstract run has times and bubbles, no bytes and no rates."""
-    (row,) = compare.table([("abstract", ABSTRACT_RUN, FRAME)]).to_dict("records")
-    assert (row["step_time_s"], row["peak_in_flight"]) == (33.0, 4.0)
-    assert math.isnan(row["peak_bytes"])
-    assert math.isnan(row["mfu"])
-    assert row["fits"] is None
-
-
-def test_the_text_table_marks_what_does_not_fit():
-    """One line per run below the header."""
-    lines = compare.table_text(RUNS).splitlines()
-    headings = ["step time", "relative", "bubble fraction", "bubble overhead", "span bubble fraction", "in flight"]
-    assert " ".join(lines[0].split()) == " ".join([*headings, "peak memory", "tokens/s/GPU", "MFU"])
-    assert [line.split()[0] for line in lines[1:]] == ["plain", "faster", "too"]
-    assert lines[3].endswith("does not fit: 91.2 GB of 80.0 GB")
-    assert "fit" not in lines[1]
-
-
-def test_columns_of_which_nothing_is_known_are_left_out():
-    """Abstract runs are compared by time and bubble."""
-    header, row = compare.table_text([("a", ABSTRACT_RUN, FRAME)]).splitlines()
-    assert "MFU" not in header
-    assert "memory" not in header
-    assert row.split() == ["a", "33", "1.000", "27.3", "%", "37.5", "%", "27.3", "%", "4"]
-
-
 def test_nothing_to_compare_is_an_error():
-    """In the table and in the figure."""
-    for make in (compare.table, compare.figure):
-        with pytest.raises(PipesimError, match="at least one run"):
-            make([])
+    """There is no empty figure."""
+    with pytest.raises(PipesimError, match="at least one run"):
+        compare.figure([])
 
 
 def test_gantt_charts_share_one_time_axis():

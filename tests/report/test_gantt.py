@@ -134,9 +134,18 @@ def test_small_charts_carry_all_numbers_inside_their_boxes(monkeypatch):
     calls = drawn_labels(gantt(run("1f1b", 4, 8)), monkeypatch)
     (found, width, height), (size, fits) = calls[-1]
     assert fits.all()
-    text = np.array([labels.text_size(str(n)) for n in found.label]) * size
+    text = np.array([labels.text_size(str(n)) for n in found.label]) * size[:, None]
     assert (text[:, 0] < width).all()
     assert (text[:, 1] < height).all()
+
+
+def test_pairs_do_not_shrink_the_numbers_of_others(monkeypatch):
+    """Half-height boxes have a font size of their own."""
+    frame = run_torch("DualPipeV_p4_m8_v2.csv", 4, v_shape=True, times=(4, 4, 4))
+    low = new_figure(10, 1.3).add_subplot()
+    (_, _, height), (size, _) = drawn_labels(gantt(frame, low), monkeypatch)[-1]
+    half = height < 0.7 * height.max()
+    assert size[half].max() < size[~half].min()
 
 
 def test_numbers_that_do_not_fit_are_left_out(monkeypatch):

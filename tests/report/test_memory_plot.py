@@ -35,6 +35,19 @@ def test_values_hold_until_the_next_change():
     assert own.peak == (2.0, 8.0)
 
 
+def test_categories_that_are_always_empty_are_left_out():
+    """Abstract runs know activations only; a rank without anything still has a curve."""
+    memory = rows((0, 0.0, "weights", 0), (0, 0.0, "activations", 1), (1, 0.0, "weights", 0))
+    assert [own.categories for own in curves_of(memory)] == [["activations"], ["activations"]]
+    assert [own.total.tolist() for own in curves_of(memory)] == [[1], [0]]
+
+
+def test_ranks_with_one_peak_share_a_name():
+    """Symmetric schedules have them; two names on one spot could not be read."""
+    memory = rows((0, 0.0, "activations", 3), (1, 0.0, "activations", 2), (2, 0.0, "activations", 2))
+    assert "ranks 1, 2" in texts(memory_plot(memory))
+
+
 def test_of_several_values_at_one_time_the_last_counts():
     """A release and an allocation at one instant do not add up."""
     memory = rows((0, 0.0, "activations", 1), (0, 1.0, "activations", 9), (0, 1.0, "activations", 3))

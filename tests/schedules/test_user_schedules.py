@@ -43,6 +43,18 @@ def gpipe_csv(p=2, m=3) -> str:
     return create("gpipe").program(Setting(p, m)).to_csv()
 
 
+def test_common_placements_have_names():
+    """The V shape needs no import; a misspelt name is answered with the right one."""
+
+    @schedule("named-vee", placement="vee")
+    def order(rank, ranks, microbatches):
+        return ()
+
+    assert get("named-vee")().placement(3).rank_of.tolist() == vee(3).rank_of.tolist()
+    with pytest.raises(ScheduleError, match="allowed: linear, vee.*did you mean 'vee'"):
+        schedule("other", placement="veee")
+
+
 def test_a_decorated_function_is_a_schedule():
     """It is found by name and keeps its docstring, citation and placement."""
 

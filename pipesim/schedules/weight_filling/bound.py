@@ -52,7 +52,8 @@ class Line(NamedTuple):
     @property
     def most_forwards(self) -> Counts:
         """Forwards that can precede the first I: what fits in memory, here and on every rank before."""
-        return np.minimum.accumulate(_how_many(self.capacity, self.whole, self.microbatches))
+        counts: Counts = np.minimum.accumulate(_how_many(self.capacity, self.whole, self.microbatches))
+        return counts
 
     @property
     def initial_wait(self) -> Times:
@@ -61,7 +62,10 @@ class Line(NamedTuple):
 
 
 def lower_bound(line: Line, origin: Times) -> int:
-    """A cost that no order can beat; the larger of three arguments, each a relaxation of the line."""
+    """A cost that no order can beat, by four arguments, each of which leaves out part of the problem.
+
+    Exact integers; where it equals the cost of an order, that order is optimal.
+    """
     bound = max(_rank_bound(line, origin), _drain_bound(line, origin), _cycle_bound(line, origin))
     return _rounded_bound(line, origin, bound)
 
@@ -70,30 +74,32 @@ def _how_many(capacity: Memory, each: Memory, most: int) -> Counts:
     """How many of ``each`` fit in ``capacity``, at most ``most``."""
     fit = np.full(len(each), float(most))
     np.divide(capacity, each, out=fit, where=each > 0)
-    return np.minimum(np.floor(fit), most).astype(np.int64)
+    counts: Counts = np.minimum(np.floor(fit), most).astype(np.int64)
+    return counts
 
 
 def _rank_bound(line: Line, origin: Times) -> int:
     """A rank works, waits for its first I, and waits again between its last F and the I that belongs to it."""
-    waits = [line.initial_wait[r] + _final_wait(line, r) for r in range(line.ranks)]
-    return int((line.first - origin + line.work + waits).max())
+    most, below = line.most_forwards, line.below
+    final_wait = [_final_wait(line, r, int(most[r]), int(below[r])) for r in range(line.ranks)]
+    return int((line.first - origin + line.work + line.initial_wait + final_wait).max())
 
 
-def _final_wait(line: Line, r: int) -> int:
+def _final_wait(line: Line, r: int, most_forwards: int, below: int) -> int:
     """Idle time between the last F and its I that the work then left in memory cannot fill.
 
     Left over are micro-batches before I (worth I and W, holding ``whole``) and before W (holding ``part``).
     """
     m = line.microbatches
-    if m <= line.most_forwards[r]:
+    if m <= most_forwards:
         return 0
-    before_input = np.arange(line.most_forwards[r])
+    before_input = np.arange(most_forwards)
     room = line.capacity[r] - line.whole[r] * (before_input + 1)
     part = np.full(len(room), line.part[r])
     before_weight = np.minimum(_how_many(room, part, m), m - 1 - before_input)
     weight = line.weight_grad[r]
     filled = before_input * (line.input_grad[r] + weight) + before_weight * weight
-    return max(0, int(line.below[r] - filled.max()))
+    return max(0, below - int(filled.max()))
 
 
 def _drain_bound(line: Line, origin: Times) -> int:
@@ -106,12 +112,16 @@ def _drain_bound(line: Line, origin: Times) -> int:
 
 
 def _cycle_bound(line: Line, origin: Times) -> int:
-    """A forward beyond what memory holds waits for the I, or even the W, of a micro-batch as many places before."""
+    """A forward beyond what memory holds waits for the I of a micro-batch as many places before.
+
+    Where no ``part`` fits beside them, it also waits for that micro-batch's W, or for one more I.
+    """
     held = _how_many(line.capacity, line.whole, line.microbatches)
     no_room_for_part = line.capacity - held * line.whole < line.part
+    extra = no_room_for_part * np.minimum(line.weight_grad, line.input_grad)
     latency = line.forward + line.below + line.input_grad
-    cycles, rest = (line.microbatches - 1) // held, (line.microbatches - 1) % held
-    cost = cycles * (latency + no_room_for_part * line.weight_grad) + rest * line.forward + latency + line.weight_grad
+    cycles, rest = np.divmod(line.microbatches - 1, held)
+    cost = cycles * (latency + extra) + rest * line.forward + latency + line.weight_grad
     return int((line.first - origin + cost).max())
 
 
@@ -152,12 +162,12 @@ def warmup_counts(line: Line, idle: Times) -> tuple[Counts, bool]:
     The flag tells whether memory allows them; where it does not, a rank has as many as fit.
     """
     counts = np.zeros(line.ranks, np.int64)
-    forward, most = np.maximum(line.forward, 1).tolist(), line.most_forwards.tolist()
+    forward, most = line.forward.tolist(), line.most_forwards.tolist()
     leg = (line.forward[:-1] + line.input_grad[1:] + 2 * line.hop).tolist()
     start, enough = 0, True
     for r in range(line.ranks - 1, -1, -1):
         arrival = start + leg[r] if r + 1 < line.ranks else forward[r]
-        count = min(most[r], arrival // forward[r])
+        count = min(most[r], arrival // max(1, forward[r]))
         if arrival - count * forward[r] > idle[r]:
             enough = enough and count < most[r]
             count = min(most[r], count + 1)
@@ -168,13 +178,13 @@ def warmup_counts(line: Line, idle: Times) -> tuple[Counts, bool]:
 
 def _can_fill_tail(line: Line, idle: Times, origin: Times) -> bool:
     """The same from the end: W alone keep every rank busy after its last I, while gradients travel up."""
-    weight = np.maximum(line.weight_grad, 1).tolist()
+    weight = line.weight_grad.tolist()
     most = _how_many(line.capacity, line.part, line.microbatches).tolist()
     leg = (np.diff(origin) + line.input_grad[:-1] + line.hop).tolist()
     left = 0
     for r in range(line.ranks):
         travel = weight[r] if r == 0 else max(weight[r], left + leg[r - 1])
-        count = min(most[r], travel // weight[r])
+        count = min(most[r], travel // max(1, weight[r]))
         if travel - count * weight[r] > idle[r]:
             count += 1
             if count > most[r]:

@@ -64,7 +64,7 @@ def build(
             arrival = end[1, r + 1, i] + hop if r + 1 < len(ranks) else 0
             _run_ahead(ranks, r, i, kinds, end, hop, patience, yielding, arrival, latest[r, i])
             _fill(ranks[r], kinds, arrival, latest[r, i], patience)
-            end[1, r, i] = _input_grad(ranks[r], kinds)
+            _input_grad(ranks, r, kinds, end)
             if ranks[r].waited > ranks[r].most_idle:
                 return False
     for r in range(len(ranks)):
@@ -145,7 +145,8 @@ def _make_room(rank: Any, kinds: NDArray[np.int8]) -> bool:
 
 @njit(cache=True)
 def _held(rank: Any) -> float:
-    return (rank.forwards - rank.inputs) * rank.whole + (rank.inputs - rank.weights) * rank.part
+    held: float = (rank.forwards - rank.inputs) * rank.whole + (rank.inputs - rank.weights) * rank.part
+    return held
 
 
 @njit(cache=True)
@@ -164,8 +165,10 @@ def _fill(rank: Any, kinds: NDArray[np.int8], arrival: int, latest: int, patienc
 def _rather_late(rank: Any, arrival: int, latest: int, patience: float) -> bool:
     """Whether to start a W that ends after ``arrival``: the rank has no time left to wait, or it does no harm."""
     gap = arrival - rank.clock
-    harmless = rank.clock + rank.weight_grad <= latest
-    return rank.waited + gap > rank.idle or (harmless and gap >= patience * rank.weight_grad)
+    if rank.waited + gap > rank.idle:
+        return True
+    harmless: bool = rank.clock + rank.weight_grad <= latest
+    return harmless and gap >= patience * rank.weight_grad
 
 
 @njit(cache=True)
@@ -179,11 +182,12 @@ def _forward(ranks: Any, r: int, kinds: NDArray[np.int8], end: NDArray[np.int64]
 
 
 @njit(cache=True)
-def _input_grad(rank: Any, kinds: NDArray[np.int8]) -> int:
+def _input_grad(ranks: Any, r: int, kinds: NDArray[np.int8], end: NDArray[np.int64]) -> None:
+    rank = ranks[r]
     rank.clock += rank.input_grad
+    end[1, r, rank.inputs] = rank.clock
     rank.inputs += 1
     _write(rank, kinds, _I)
-    return rank.clock
 
 
 @njit(cache=True)

@@ -31,8 +31,8 @@ def polish(
 ) -> NDArray[np.int8]:
     """The best order found from ``kinds``, shape (P, 3 M), by ``tries`` moves.
 
-    ``ranks`` are `RANK` records, and are overwritten. ``goal[r]`` is when rank r had better end; ``margin`` is
-    how much later the worst rank may get in the first move.
+    ``ranks`` are `RANK` records; their clocks will be those of the result. ``goal[r]`` is when rank r had better
+    end; ``margin`` is how much later the worst rank may get in the first move.
     """
     np.random.seed(0)
     current, best = kinds.copy(), kinds.copy()
@@ -55,6 +55,7 @@ def polish(
         if cost < least:
             least = cost
             best[:] = current
+    _replay(ranks, best, end, hop)
     return best
 
 
@@ -126,7 +127,7 @@ def _replay(ranks: Any, kinds: NDArray[np.int8], end: NDArray[np.int64], hop: in
 def _advance(ranks: Any, r: int, row: NDArray[np.int8], end: NDArray[np.int64], hop: int) -> int:
     """Run ops of rank r until one lacks its input; how many were run."""
     rank = ranks[r]
-    first = rank.cursor
+    first: int = rank.cursor
     while rank.cursor < len(row):
         kind = row[rank.cursor]
         if kind == _F:
@@ -146,4 +147,5 @@ def _advance(ranks: Any, r: int, row: NDArray[np.int8], end: NDArray[np.int64], 
         else:
             rank.clock += rank.weight_grad
         rank.cursor += 1
-    return rank.cursor - first
+    last: int = rank.cursor
+    return last - first

@@ -1,0 +1,53 @@
+"""One config or several, with their own schedules or with others, side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import pipesim
+
+CONFIG: dict[str, Any] = {
+    "pipeline": {"ranks": 4, "microbatches": 8},
+    "costs": {"forward": 1, "input_grad": 1, "weight_grad": 1},
+    "schedule": "1f1b",
+}
+
+
+def test_one_config_needs_no_list() -> None:
+    """A mapping, a loaded config and a list of one say the same."""
+    frames = [pipesim.compare(one, ["gpipe", "1f1b"]).frame for one in (CONFIG, pipesim.load(CONFIG), [CONFIG])]
+    assert frames[0].equals(frames[1])
+    assert frames[0].equals(frames[2])
+    assert frames[0]["step_time_s"].tolist() == [33.0, 33.0]
+
+
+def test_rows_are_named_as_the_schedules_were_asked_for() -> None:
+    """An alias keeps its name, although the config calls its schedule something else."""
+    frame = pipesim.compare(CONFIG, ["zb-1p", "zb-2p"]).frame
+    assert frame.index.tolist() == ["zb-1p", "zb-2p"]
+    assert frame["schedule"].tolist() == ["zb-auto", "zb-auto"]
+
+
+def test_schedules_may_have_options_and_labels() -> None:
+    """(P - 1) / (V M + P - 1) with V = 2 and 4."""
+    loops = {f"{v} chunks": {"name": "interleaved-1f1b", "chunks": v} for v in (2, 4)}
+    frame = pipesim.compare(CONFIG, loops).frame
+    assert frame.index.tolist() == ["2 chunks", "4 chunks"]
+    assert frame["bubble_fraction"].tolist() == [pytest.approx(3 / 19), pytest.approx(3 / 35)]
+
+
+def test_a_comparison_is_shown_as_a_table() -> None:
+    """As text and as HTML, plans that cannot run included."""
+    comparison = pipesim.compare({**CONFIG, "pipeline": {"ranks": 3, "microbatches": 8}}, ["1f1b", "chimera"])
+    lines = repr(comparison).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["1f1b", "chimera"]
+    assert lines[3].split()[1:] == ["-"] * 6
+    assert "<th>chimera</th>" in comparison._repr_html_()
+
+
+def test_engines_may_be_chosen() -> None:
+    """Both give the same integers."""
+    frames = [pipesim.compare(CONFIG, ["gpipe"], engine=engine).frame for engine in ("event", "compiled")]
+    assert frames[0].equals(frames[1])
