@@ -25,7 +25,7 @@ from pipesim.ir.program import Program
 from pipesim.ir.timeline import PICOSECONDS, Timeline, to_picoseconds, to_seconds
 from pipesim.lowering.bind import bind
 from pipesim.lowering.connect import connect
-from pipesim.metrics.collect import collect
+from pipesim.metrics.collect import SCHEMA_VERSION, collect
 from pipesim.metrics.observed import timeline_of
 from pipesim.result import Result
 
@@ -177,7 +177,9 @@ class _Prepared:
         return Replay(self._result(self.timeline), self._result(measured), run, self.scale, to_seconds(overhead))
 
     def _result(self, timeline: Timeline) -> Result:
-        return Result({"config": self.config, **collect(timeline, self.costs, None)}, timeline, self.costs)
+        head = {"schema_version": SCHEMA_VERSION, "config": self.config}
+        tail = {"theory": None, "warnings": []}
+        return Result({**head, **collect(timeline, self.costs, None), **tail}, timeline, self.costs)
 
 
 def pipeline_only(costs: Costs) -> Costs:
