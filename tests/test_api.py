@@ -32,6 +32,7 @@ KEYS = [
     "ranks",
     "critical_path",
     "asynchronous",
+    "links",
     "theory",
     "warnings",
 ]
@@ -172,3 +173,17 @@ def test_times_that_cannot_be_counted_are_refused(forward):
         return
     with pytest.raises(PipesimError, match="more than can be counted"):
         pipesim.simulate(config)
+
+
+def test_every_hop_and_group_knows_its_link():
+    """Tensor parallelism stays on NVLink; each of the twelve hops of the main example crosses nodes."""
+    links = pipesim.simulate(MAIN).metrics["links"]
+    assert [(hop["from"], hop["to"]) for hop in links["hops"]] == [(r, (r + 1) % 12) for r in range(12)]
+    assert {hop["link"] for hop in links["hops"]} == {"infiniband-hdr"}
+    assert links["groups"] == {"tensor": {"size": 8, "nodes": 1, "link": "nvlink3"}}
+    shared = pipesim.load(
+        MAIN, ["parallelism={pipeline: 24, tensor: 4}", "schedule.chunks=2", "training.global_batch=24"]
+    )
+    found = [hop["link"] for hop in pipesim.simulate(shared).metrics["links"]["hops"]]
+    assert found == ["nvlink3", "infiniband-hdr"] * 12
+    assert pipesim.simulate(ABSTRACT).metrics["links"] is None

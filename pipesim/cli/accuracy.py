@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipesim.cli.output import STANDARD_OUTPUT, check_files, print_table, write_json
+from pipesim.cli.output import STANDARD_OUTPUT, check_files, print_table, progress, write_json
 from pipesim.cli.run import save_figure
 from pipesim.units import format_bytes, format_seconds
 
@@ -21,8 +19,8 @@ def accuracy(arguments: argparse.Namespace) -> int:
     check_files({"--json": arguments.json, "--plot": arguments.plot})
     from pipesim.study.accuracy import accuracy as compare_all
 
-    with _progress() as progress:
-        found = compare_all(arguments.source, progress=progress)
+    with progress("simulating published runs") as report:
+        found = compare_all(arguments.source, progress=report)
     if arguments.json != STANDARD_OUTPUT:
         _print(found, arguments.rows)
     if arguments.json:
@@ -30,20 +28,6 @@ def accuracy(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         save_figure(found.plot(), arguments.plot)
     return 0
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on standard error; nothing when nobody looks at it."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("simulating published runs", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 _HEADINGS = ("source", "of", "rows", "runs", "mean error", "median", "p90", "bias", "rank corr.", "series")

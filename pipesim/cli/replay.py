@@ -23,7 +23,7 @@ def replay(arguments: argparse.Namespace) -> int:
     config = api.load(arguments.config, overrides=arguments.overrides)
     profile = _directory(arguments.kineto)
     with working("running on PyTorch"):
-        found = run(config, steps=arguments.steps, op_s=arguments.op_time, profile=profile)
+        found = run(config, steps=arguments.steps, op_s=arguments.op_time, to=arguments.to, profile=profile)
     say(_summary(found), arguments.json)
     if arguments.json:
         write_json(found.as_json(), arguments.json)
@@ -49,8 +49,8 @@ def _summary(found: Replay) -> str:
     predicted, measured = found.predicted.metrics, found.measured.metrics
     times = found.run.step_times_s
     rows = [["step time", format_seconds(found.predicted_s), format_seconds(found.measured_s)]]
-    for name in ("bubble_fraction", "bubble_overhead", "span_bubble_fraction"):
-        rows.append([name.replace("_", " "), f"{predicted[name]:.2%}", f"{measured[name]:.2%}"])
+    names = ("bubble_fraction", "bubble_overhead", "span_bubble_fraction")
+    rows += [[name.replace("_", " "), f"{predicted[name]:.2%}", f"{measured[name]:.2%}"] for name in names]
     per_op = ", ".join(f"{kind.name} {format_seconds(extra)}" for kind, extra in found.run.overhead_s.items())
     return "\n".join(
         [

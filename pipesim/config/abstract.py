@@ -66,6 +66,7 @@ class UnitCosts(Section):
 
     With c chunks per rank and route, a chunk costs 1/c of a single number; a list holds each stage's own cost.
     ``optimizer`` is one update of a rank's weights, ``reconstruct`` the recovery of older ones (layerpipe2).
+    ``offload``: copying the activations of a rank's share to host memory and back, there and back together.
     """
 
     forward: StageSeconds = 1.0
@@ -74,6 +75,7 @@ class UnitCosts(Section):
     p2p: Seconds = 0.0
     optimizer: StageSeconds = 0.0
     reconstruct: StageSeconds = 0.0
+    offload: StageSeconds | None = None
 
 
 class UnitMemory(Section):

@@ -76,8 +76,14 @@ def _hardware(raw: Any) -> tuple[BuiltCluster | None, Sequence[Problem]]:
 
     if not isinstance(raw, Mapping) or not isinstance(raw.get("gpu"), str | Mapping):
         return None, ()
-    links = {key: raw[key] for key in ("intra_node", "inter_node") if isinstance(raw.get(key), str | Mapping)}
-    counts = {key: raw[key] for key in ("gpus_per_node", "nodes", "nics_per_node") if _is_count(raw.get(key))}
+    links = {
+        key: raw[key] for key in ("intra_node", "inter_node", "host_link") if isinstance(raw.get(key), str | Mapping)
+    }
+    counts = {
+        key: raw[key]
+        for key in ("gpus_per_node", "nodes", "nics_per_node", "gpus_per_switch")
+        if _is_count(raw.get(key))
+    }
     try:
         return build_cluster(raw["gpu"], **counts, **links), ()
     except ConfigError as error:
@@ -148,7 +154,7 @@ def _stages(schedule: BuiltSchedule, ranks: int) -> int:
 
 def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice) -> Iterator[Problem]:
     stages = _stages(schedule.build(), pipeline.ranks)
-    for name in ("forward", "input_grad", "weight_grad", "optimizer", "reconstruct"):
+    for name in ("forward", "input_grad", "weight_grad", "optimizer", "reconstruct", "offload"):
         times = getattr(costs, name)
         if isinstance(times, tuple) and len(times) != stages:
             allowed = f"{stages} entries, one per stage, or a single number"

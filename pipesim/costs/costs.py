@@ -101,6 +101,29 @@ class StageSizes:
 
 
 @dataclass(frozen=True)
+class HostCopies:
+    """Copies of activations to host memory and back, per stage of shape (S,), as one GPU of a rank sees them.
+
+    ``offload_s`` and ``reload_s``: seconds for one micro-batch's activations while a neighbour copies the other way;
+    times ``alone`` while nobody does. ``switch`` (P,): ranks of equal numbers share a PCIe switch, on which at most
+    one copies in each direction at a time. ``gpus`` (N, P): GPUs of each rank on each node; ``memory_bytes``: host
+    memory of a node, None where it is not limited.
+    """
+
+    offload_s: Seconds
+    reload_s: Seconds
+    switch: NDArray[np.int64]
+    alone: float = 1.0
+    gpus: NDArray[np.int64] | None = None
+    memory_bytes: float | None = None
+
+    @classmethod
+    def unshared(cls, round_trip_s: Seconds, ranks: int) -> HostCopies:
+        """Every rank with a link of its own, half of the round trip each way."""
+        return cls(round_trip_s / 2, round_trip_s / 2, np.arange(ranks))
+
+
+@dataclass(frozen=True)
 class Costs:
     """Everything the lowering needs to price one step.
 
@@ -111,6 +134,7 @@ class Costs:
     alone, 0..1, shape (S,); all of them when None.
     ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,).
     ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
+    ``host``: copies of activations to host memory; they are free when None.
     """
 
     times: StageTimes
@@ -121,6 +145,7 @@ class Costs:
     pair_factor: float = 1.0
     gradient_buckets: NDArray[np.int64] | None = None
     collective_ports: Ports | None = None
+    host: HostCopies | None = None
     reduce_share: NDArray[np.float64] | None = None
     unshard_share: NDArray[np.float64] | None = None
 

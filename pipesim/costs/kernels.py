@@ -8,7 +8,7 @@ parallelism).
 
 from __future__ import annotations
 
-from pipesim.costs.elementwise import Traffic, gather, kernel
+from pipesim.costs.elementwise import Traffic, gated, gather, kernel
 from pipesim.workload.memory import tokens
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import layer_parameters
@@ -43,6 +43,12 @@ class Kernels:
         if self.mixture:
             total += self._routing()
         return total + self._casts(2)
+
+    def repeated(self) -> Traffic:
+        """What pointwise recomputation repeats: norms and the activation function; dropout draws its masks anew."""
+        mask = kernel(_MASK * self.whole) if self.model.dropout else Traffic()
+        norm = kernel(2 * self.element * self.whole)
+        return norm + norm + mask + mask + self._activation(2 if self.model.gated_mlp else 1, 1)
 
     def input_grad(self) -> Traffic:
         """The same kernels backwards; gradients of the two branches of each residual are added."""
@@ -88,7 +94,7 @@ class Kernels:
         if model.qkv_bias:
             total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += kernel(2 * element * self.qkv_elements())
+            total += rotary(2 * element * self.qkv_elements())
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
             total += kernel(2 * element * latent) + kernel(2 * element * latent)
@@ -99,11 +105,12 @@ class Kernels:
     def _activation(self, reads: int, writes: int) -> Traffic:
         """GeLU with its bias, or SwiGLU, over the feed-forward width on this GPU."""
         per_width = self.element * (reads + writes) * self.tokens
+        activation = gated if self.model.gated_mlp else kernel
         if not self.mixture or self.model.moe is None:
-            return kernel(per_width * self.model.ffn / self.shard.tensor)
+            return activation(per_width * self.model.ffn / self.shard.tensor)
         moe = self.model.moe
-        routed = kernel(per_width * moe.top_k * moe.ffn / self.shard.tensor)
-        return routed + (kernel(per_width * moe.shared_ffn / self.shard.tensor) if moe.shared_ffn else Traffic())
+        routed = activation(per_width * moe.top_k * moe.ffn / self.shard.tensor)
+        return routed + (activation(per_width * moe.shared_ffn / self.shard.tensor) if moe.shared_ffn else Traffic())
 
     def _routing(self) -> Traffic:
         """Softmax and top-k over the experts, and permuting token copies to experts and back."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, Hops, StageSizes, StageTimes
+from pipesim.costs.costs import Costs, Hops, HostCopies, StageSizes, StageTimes
 from pipesim.errors import ConfigError, Problem
 
 Given = float | Sequence[float]
@@ -27,6 +27,7 @@ def unit_costs(
     optimizer: Given = 0.0,
     reconstruct: Given = 0.0,
     weights: Given = 0.0,
+    offload: Given = 0.0,
 ) -> Costs:
     """Costs of ``stages`` stages on ``ranks`` ranks; times in seconds, sizes in whatever unit
     ``activation`` has.
@@ -35,13 +36,14 @@ def unit_costs(
     one route) each costs 1 / chunks of it. A list has one entry per stage, each that stage's own cost.
     ``p2p`` is the latency of one hop between ranks. ``activation`` is what F leaves behind and
     ``weight_grad_share`` the part of it that W still needs after I. ``optimizer`` is one update of a rank's
-    ``weights``, ``reconstruct`` the recovery of older ones. There are no collectives and no capacity.
+    ``weights``, ``reconstruct`` the recovery of older ones, ``offload`` a round trip of the activations to host
+    memory, over a link of the rank's own. There are no collectives and no capacity.
 
     Raises ConfigError for a list of the wrong length, or a number that is negative or not finite.
     """
     problems: list[Problem] = []
     columns = {"forward": forward, "input_grad": input_grad, "weight_grad": weight_grad}
-    columns |= {"optimizer": optimizer, "reconstruct": reconstruct}
+    columns |= {"optimizer": optimizer, "reconstruct": reconstruct, "offload": offload}
     times = {name: _per_stage(f"costs.{name}", value, stages, chunks, problems) for name, value in columns.items()}
     kept = _per_stage("memory.activation", activation, stages, chunks, problems)
     held = _per_stage("memory.weights", weights, stages, chunks, problems)
@@ -49,11 +51,13 @@ def unit_costs(
     _check_number("memory.weight_grad_share", weight_grad_share, 1.0, problems)
     if problems:
         raise ConfigError(problems)
+    round_trip_s = times.pop("offload")
     return Costs(
         times=StageTimes.simple(**times),
         sizes=_sizes(kept, weight_grad_share, held),
         hops=Hops.uniform(ranks, p2p),
         buffers_bytes=np.zeros(ranks),
+        host=HostCopies.unshared(round_trip_s, ranks) if round_trip_s.any() else None,
     )
 
 

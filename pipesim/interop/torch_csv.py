@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,9 @@ def compute_only(program: Program) -> str:
     """One row of compute ops per rank.
 
     Raises:
-        PipesimError: the program has several routes.
+        PipesimError: as `check`.
     """
-    _check_routes(program)
+    check(program)
     return program.to_csv()
 
 
@@ -45,9 +45,9 @@ def compute_comms(program: Program) -> str:
     step and dropped after the stage's last backward; without sharded data parallelism that does nothing.
 
     Raises:
-        PipesimError: the program has several routes.
+        PipesimError: as `check`.
     """
-    _check_routes(program)
+    check(program)
     graph = connect(program)
     rows = [[f"{stage}UNSHARD" for stage in program.placement.stages_of(rank)] for rank in range(program.ranks)]
     for rank, action in _actions(program, graph):
@@ -57,15 +57,30 @@ def compute_comms(program: Program) -> str:
     return out.getvalue()
 
 
-FORMATS: dict[str, Callable[[Program], str]] = {"torch-csv": compute_only, "torch-csv-comms": compute_comms}
+Format = Literal["torch-csv", "torch-csv-comms"]
+
+FORMATS: dict[Format, Callable[[Program], str]] = {"torch-csv": compute_only, "torch-csv-comms": compute_comms}
 """What to call each format -> how a program is written in it."""
 
+LOADED_AS: dict[Format, str] = {"torch-csv": "compute_only", "torch-csv-comms": "compute_comms"}
+"""What ``_load_csv`` calls each format."""
 
-def _check_routes(program: Program) -> None:
+
+def check(program: Program) -> None:
+    """Refuse programs that PyTorch's runtime cannot run.
+
+    Raises:
+        PipesimError: the program has several routes, or optimizer steps between its micro-batches.
+    """
+    cannot = "PyTorch's pipeline runtime cannot run this schedule:"
     if program.placement.routes > 1:
         raise PipesimError(
-            f"PyTorch's pipeline runtime cannot run this schedule: it has {program.placement.routes} routes, "
+            f"{cannot} it has {program.placement.routes} routes, "
             "so a stage lives on several ranks, and there each stage lives on exactly one"
+        )
+    if (program.kind > Kind.B).any():
+        raise PipesimError(
+            f"{cannot} it has optimizer steps between its micro-batches, and there the optimizer runs after all"
         )
 
 

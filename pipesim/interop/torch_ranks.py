@@ -52,7 +52,7 @@ class Work(torch.autograd.Function):
     """Sleeps forward and backward. Messages are (1, 1) and hold when they were sent, if they were."""
 
     @staticmethod
-    def forward(ctx: Any, sent: Tensor, weight: Tensor, stage: SleepingStage) -> Tensor:
+    def forward(ctx: Any, sent: Tensor, _weight: Tensor, stage: SleepingStage) -> Tensor:
         """Activations from the previous stage in, activations out."""
         ctx.stage = stage
         stage.naps.take("F", stage.index, float(sent) + stage.forward_hop_s)
@@ -158,10 +158,9 @@ def _run_job(rank: int, place: Path, job: dict[str, Any], alone: Any) -> dict[st
         overheads.append(calibration.step())
         dist.barrier()
         measured.append(pipeline.step())
-    if job["profile"]:
-        _profile_step(pipeline, f"{job['profile']}/rank{rank}.json.gz")
+    profiled = _profiled_step(pipeline, f"{job['profile']}/rank{rank}.json.gz") if job["profile"] else None
     dist.barrier()
-    return {"steps": measured[1:], "calibration": overheads[1:]}
+    return {"steps": measured[1:], "calibration": overheads[1:], "profiled": profiled}
 
 
 def _pipeline(rank: int, place: Path, job: dict[str, Any]) -> Pipeline:
@@ -182,16 +181,18 @@ def _calibration(place: Path, given: dict[str, Any], alone: Any) -> Pipeline:
     return pipeline
 
 
-def _profile_step(pipeline: Pipeline, file: str) -> None:
+def _profiled_step(pipeline: Pipeline, file: str) -> list[tuple[float, float]]:
+    """One step under PyTorch's profiler, which goes to a file."""
     dist.barrier()
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        pipeline.step()
+        naps = pipeline.step()
     recorded.export_chrome_trace(file)
+    return naps
 
 
 def main(directory: str) -> None:
     """Run all ranks and wait for them; a rank that fails ends the others."""
-    from torch.multiprocessing import start_processes  # type: ignore[attr-defined, unused-ignore]
+    from torch.multiprocessing import start_processes
 
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     task = json.loads((Path(directory) / "jobs.json").read_text())

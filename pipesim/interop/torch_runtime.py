@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.errors import PipesimError
-from pipesim.interop.torch_csv import compute_comms, compute_only
+from pipesim.interop.torch_csv import FORMATS, LOADED_AS, Format
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 
@@ -40,6 +40,9 @@ STARTUP_S = 120.0
 
 CALIBRATED, NAP_S = 8, 0.005
 """Of a calibration step: micro-batches of each kind of backward, and seconds of every sleep."""
+
+RANKS = "pipesim.interop.torch_ranks"
+"""The program that imports PyTorch."""
 
 _TAIL = 12
 
@@ -62,7 +65,7 @@ class Job:
     second_s: Seconds
     hop_s: Seconds
     steps: int = 5
-    form: Literal["compute_only", "compute_comms"] = "compute_only"
+    to: Format = "torch-csv"
     profile: Path | None = None
 
 
@@ -71,12 +74,14 @@ class Run:
     """What happened: start and end of every op in seconds since the step's first op, shape (steps, n).
 
     ``overhead_s``: what PyTorch's runtime adds to one op of a kind, the mean over the one-stage steps that all
-    ranks ran, each alone, between the measured ones.
+    ranks ran, each alone, between the measured ones. ``profiled``: start and end of every op of the step that was
+    profiled, shape (n,) each.
     """
 
     start_s: Seconds
     end_s: Seconds
     overhead_s: dict[Kind, float]
+    profiled: tuple[Seconds, Seconds] | None = None
 
     @property
     def step_times_s(self) -> Seconds:
@@ -120,12 +125,12 @@ def _written(job: Job, number: int, place: Path) -> dict[str, Any]:
     """The job as plain data; its schedules go to files."""
     program = job.program
     csv, calibration_csv = f"schedule{number}.csv", f"calibration{number}.csv"
-    (place / csv).write_text((compute_only if job.form == "compute_only" else compute_comms)(program))
+    (place / csv).write_text(FORMATS[job.to](program))
     (place / calibration_csv).write_text(_one_stage(_turns(program)))
     rank_of = program.placement.rank_of[0].tolist()
     return {
         "csv": csv,
-        "format": job.form,
+        "format": LOADED_AS[job.to],
         "calibration": _calibration(program, calibration_csv),
         "rank_of": rank_of,
         "stages": program.placement.stages,
@@ -183,13 +188,14 @@ def _start(place: Path, limit_s: float) -> None:
     """Run the ranks until they are done."""
     source = str(Path(__file__).resolve().parents[2])
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipesim.interop.torch_ranks", str(place)],
-        stdout=subprocess.DEVNULL,
-        stderr=(place / "errors").open("wb"),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    with (place / "errors").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", RANKS, str(place)],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
     try:
         code = process.wait(limit_s)
     except subprocess.TimeoutExpired:
@@ -216,13 +222,22 @@ def _tail(place: Path) -> str:
 def _read(job: Job, ranks: Sequence[dict[str, Any]]) -> Run:
     """Naps of all ranks -> ops of the program."""
     program = job.program
-    whole = program.kind == Kind.B
-    naps = 1 + whole.astype(np.int64)
-    times = np.concatenate([np.array(rank["steps"]) for rank in ranks], axis=1)
+    start, end = _ops(program, [rank["steps"] for rank in ranks])
+    profiled = None
+    if job.profile is not None:
+        one_start, one_end = _ops(program, [[rank["profiled"]] for rank in ranks])
+        profiled = one_start[0], one_end[0]
+    return Run(start, end, _overheads(program, ranks), profiled)
+
+
+def _ops(program: Program, ranks: Sequence[Any]) -> tuple[Seconds, Seconds]:
+    """Start and end of every op from the naps of each rank, step by step, in seconds since each step's first op."""
+    times = np.concatenate([np.array(rank) for rank in ranks], axis=1)
+    naps = 1 + (program.kind == Kind.B).astype(np.int64)
     first = np.concatenate([[0], np.cumsum(naps)[:-1]])
     start, end = times[:, first, 0], times[:, first + naps - 1, 1]
     begin = start.min(axis=1, keepdims=True)
-    return Run(start - begin, end - begin, _overheads(program, ranks))
+    return start - begin, end - begin
 
 
 def _overheads(program: Program, ranks: Sequence[dict[str, Any]]) -> dict[Kind, float]:

@@ -46,7 +46,8 @@ class OpGraph:
     ``dep_starts`` (n + 1,) delimits each node's dependencies in ``dep_node``, ``dep_fraction`` (the share of
     the producer that must be done), ``dep_message`` (the stage whose boundary message travels, or -1) and
     ``dep_lag`` (picoseconds, set by binding). ``duration`` is in picoseconds, zero until bound. Streams
-    ``0..P-1`` are the ranks' compute streams.
+    ``0..P-1`` are the ranks' compute streams. ``factor`` (n,) multiplies what a node's kind and stage cost; None for
+    ones throughout.
     """
 
     placement: Placement
@@ -63,6 +64,7 @@ class OpGraph:
     dep_fraction: NDArray[np.float64] | None
     dep_message: NDArray[np.int32]
     dep_lag: NDArray[np.int64]
+    factor: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.kind)

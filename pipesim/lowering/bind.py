@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, Seconds, StageTimes
+from pipesim.costs.costs import Costs, Seconds
 from pipesim.ir.graph import NO_MESSAGE, OpGraph, padded
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Ranks
@@ -37,6 +37,7 @@ class Binder:
         self._buckets = np.flatnonzero(graph.kind == Kind.REDUCE_GRAD)
         self._whole_rank = np.flatnonzero(graph.stage < 0)
         self._pairs = np.flatnonzero(graph.paired)
+        self._scaled = None if graph.factor is None else np.flatnonzero(graph.factor != 1.0)
         self._hops, self._ends = hops_of(graph), hop_ends(graph.placement)
         fraction = graph.dep_fraction
         self._parts = None if fraction is None else np.flatnonzero(fraction < 1.0)
@@ -49,7 +50,7 @@ class Binder:
 
     def durations(self, costs: Costs) -> Picoseconds:
         """Duration of every node, shape (n,); the second op of an overlapped pair takes none."""
-        table = duration_table(costs.times)
+        table = duration_table(costs)
         duration = padded(table)[self._places]
         if len(self._buckets):
             self._split_reductions(costs, duration)
@@ -60,6 +61,9 @@ class Binder:
             both = duration[first] + duration[first + 1]
             duration[first] = np.rint(both * costs.pair_factor).astype(np.int64)
             duration[first + 1] = 0
+        if self.graph.factor is not None and self._scaled is not None:
+            some = self._scaled
+            duration[some] = np.rint(duration[some] * self.graph.factor[some]).astype(np.int64)
         return duration
 
     def lags(self, costs: Costs, duration: Picoseconds) -> Picoseconds:
@@ -89,11 +93,14 @@ class Binder:
         duration[nodes] = np.where(owner < 0, 0, sums[owner, self.graph.kind[nodes]])
 
 
-def duration_table(times: StageTimes) -> Picoseconds:
+def duration_table(costs: Costs) -> Picoseconds:
     """Picoseconds by kind and stage, shape (kinds, S). A full backward is its two halves less their overlap."""
-    table = np.zeros((len(Kind), len(times.forward)), np.int64)
+    times, host = costs.times, costs.host
+    table = np.zeros((len(Kind), costs.stages), np.int64)
     table[list(_PRICES)] = to_picoseconds(np.stack([getattr(times, name) for name in _PRICES.values()]))
     table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap)
+    if host is not None:
+        table[Kind.OFFLOAD], table[Kind.RELOAD] = to_picoseconds(host.offload_s), to_picoseconds(host.reload_s)
     return table
 
 

@@ -18,6 +18,7 @@ from pipesim.lowering.blocking import insert_exchanges
 from pipesim.lowering.connect import connect
 from pipesim.lowering.data_parallel import DataParallel, add_barrier, add_data_parallel
 from pipesim.lowering.insert import append_optimizer, insert_recompute, insert_reconstruct
+from pipesim.lowering.offload import add_offload
 from pipesim.lowering.updates import add_reductions, split_engines
 
 
@@ -30,7 +31,8 @@ class Lowering:
     `DataParallel`, with triggers numbered in the program as the schedule made it; None for "after the stage's
     last backward". ``paired_exchanges``: blocking transfers come after a forward and a backward together.
     ``weights`` and ``second_engine`` concern programs with optimizer steps of their own: how backwards get at
-    their forwards' weights, and whether W and OPT run beside the compute stream.
+    their forwards' weights, and whether W and OPT run beside the compute stream. ``offload``: the share of
+    activations that goes to host memory and back.
     """
 
     p2p: Literal["overlapped", "blocking"] = "overlapped"
@@ -41,6 +43,7 @@ class Lowering:
     paired_exchanges: bool = False
     weights: WeightPolicy = WeightPolicy.STASH
     second_engine: bool = False
+    offload: float = 0.0
 
 
 def lower(program: Program, costs: Costs, options: Lowering | None = None) -> OpGraph:
@@ -70,7 +73,9 @@ def lower(program: Program, costs: Costs, options: Lowering | None = None) -> Op
             gather=gathers,
         )
         graph = add_data_parallel(graph, spec)
-    return add_barrier(graph) if steps and options.synchronous else graph
+    if steps and options.synchronous:
+        graph = add_barrier(graph)
+    return add_offload(graph, costs, options.offload) if options.offload else graph
 
 
 def _lower_without_flush(program: Program, costs: Costs, options: Lowering) -> OpGraph:

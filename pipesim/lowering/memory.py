@@ -26,7 +26,8 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
     """Activations live from F's start until B's end; with I and W apart, W keeps its part until its own end.
 
     A recomputation brings back what it had saved, until the backward that follows it ends. In an overlapped
-    pair both ops take at the pair's start and give at its end.
+    pair both ops take at the pair's start and give at its end. What is offloaded is gone when the copy ends, and
+    there again when the copy back starts.
     """
     kept, late, again = sizes.activations, sizes.weight_grad_activations, sizes.recomputed
     takes, gives = np.zeros((len(Kind), len(kept))), np.zeros((len(Kind), len(kept)))
@@ -35,6 +36,7 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
     gives[Kind.B] = kept
     gives[Kind.I] = kept - late
     gives[Kind.W] = late
+    gives[Kind.OFFLOAD] = takes[Kind.RELOAD] = kept
     effects = MemoryEffects(graph.lookup(takes), graph.lookup(gives))
     if again.any():
         _return_recomputed(graph, again, effects.gives)

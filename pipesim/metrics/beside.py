@@ -1,7 +1,7 @@
 """Memory of ranks whose ops run on several streams at a time: by the clock, not by the order of one stream.
 
-Only needed where something beside the compute stream gives memory back, such as weight gradients on an engine of
-their own.
+Only needed where something beside the compute stream takes memory or gives it back: weight gradients on an engine of
+their own, copies to the host.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.ir.graph import OpGraph
-from pipesim.ir.op import Kind
+from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import Timeline
 from pipesim.lowering.memory import MemoryEffects
 
@@ -19,8 +19,8 @@ Nodes = NDArray[np.int64]
 
 
 def works_beside(graph: OpGraph) -> bool:
-    """Whether backwards for weights run elsewhere than on the compute streams."""
-    return bool((graph.kind[graph.compute_nodes :] == Kind.W).any())
+    """Whether backwards for weights run beside the compute streams, or activations are copied to the host."""
+    return bool(is_any(graph.kind[graph.compute_nodes :], (Kind.W, Kind.OFFLOAD)).any())
 
 
 def changes(timeline: Timeline, effects: MemoryEffects, rank: int) -> tuple[Nodes, NDArray[np.int64], Floats]:

@@ -154,8 +154,9 @@ def _partners(graph: OpGraph, node: np.ndarray) -> np.ndarray:
 
 
 def _tokens(stage: np.ndarray, kind: np.ndarray, microbatch: np.ndarray) -> list[str]:
+    """What ops are called; those without a micro-batch have none in their names."""
     columns = zip(stage.tolist(), kind.tolist(), microbatch.tolist(), strict=True)
-    return [str(Op(s, Kind(k), m)) for s, k, m in columns]
+    return [str(Op(s, Kind(k), m)).removesuffix("-1") for s, k, m in columns]
 
 
 def memory_frame(timeline: Timeline, costs: Costs) -> pd.DataFrame:

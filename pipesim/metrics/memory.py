@@ -18,6 +18,9 @@ Bytes = NDArray[np.float64]
 BUFFERS_PER_RANK = 2
 """Gathered stages that fully sharded data parallelism holds at a time (`pipesim.lowering.data_parallel`)."""
 
+_ROUNDING = 1e-12
+"""Levels this close, relatively, are the same bytes summed in another order (n ops: about n x 1e-16)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Resident:
@@ -57,7 +60,10 @@ def resident(graph: OpGraph, costs: Costs) -> Resident:
 
 
 def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:
-    """Peak of every rank; an op takes its bytes before it runs and gives its bytes back after."""
+    """Peak of every rank; an op takes its bytes before it runs and gives its bytes back after.
+
+    Of levels that differ by the rounding of sums alone, the first is the peak.
+    """
     starts, ranks = timeline.graph.starts, timeline.graph.ranks
     activations, at, node = np.zeros(ranks), np.zeros(ranks, np.int64), np.full(ranks, -1)
     by_clock = beside.works_beside(timeline.graph)
@@ -69,7 +75,7 @@ def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:
         if first == last:
             continue
         level = during(effects, first, last)
-        top = int(level.argmax())
+        top = int(np.argmax(level >= level.max() * (1 - _ROUNDING)))
         activations[rank], at[rank], node[rank] = level[top], timeline.start[first + top], first + top
     return Peak(fixed.total + activations, activations, at, node)
 
@@ -88,7 +94,7 @@ def curve(timeline: Timeline, effects: MemoryEffects, rank: int) -> tuple[NDArra
     else:
         moments, change = _in_order(timeline, effects, rank)
     level = np.cumsum(change)
-    keep = np.append(moments[1:] != moments[:-1], True)
+    keep = np.append(moments[1:] != moments[:-1], True)[: len(moments)]
     return moments[keep] / PICOSECONDS, level[keep]
 
 

@@ -44,9 +44,9 @@ SEPARATOR = 0.7
 class Bars(Artist):
     """All boxes of a chart as one artist on ``axes``, whose x axis is in seconds and whose y axis is in lanes."""
 
-    def __init__(self, axes: Axes, boxes: Boxes) -> None:
+    def __init__(self, axes: Axes, boxes: Boxes, note: bool = True) -> None:
         super().__init__()
-        self.boxes = boxes
+        self.boxes, self.note = boxes, note
         self.set_in_layout(False)
         self.set_zorder(2)
         axes.add_artist(self)
@@ -154,7 +154,8 @@ class Bars(Artist):
         self._set_gc_clip(gc)  # type: ignore[attr-defined]
         renderer.draw_image(gc, columns[0], rows[0], np.ascontiguousarray(image))
         gc.restore()
-        self._draw_note(renderer)
+        if self.note:
+            self._draw_note(renderer)
 
     def _pixel_grid(self, axis: int, renderer: RendererBase) -> tuple[Floats, Floats]:
         """Pixel borders across the axes along x (0) or y (1): in display units and in data units."""

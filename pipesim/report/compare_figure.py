@@ -82,7 +82,7 @@ def _name(ax: Axes, run: Run, first: Run, unit: str) -> None:
         parts.append(f"{step / reference:.3f} × the first")
     ax.set_title(run.label, loc="left", fontsize=9.5, fontweight="bold", color=INK, pad=4)
     remark = verdict(run.metrics)
-    ax.set_title(", ".join(parts), loc="right", fontsize=8.5, color=INK, pad=4)
+    ax.set_title(", ".join(parts), loc="right", fontsize=8.5, fontweight="normal", color=INK, pad=4)
     if remark:
         ax.set_title(remark, loc="center", fontsize=8.5, fontweight="bold", color=ALARM, pad=4)
 
@@ -107,12 +107,13 @@ def _bars(
             ax.plot([limit] * 2, [0.2, 0.8], color=ALARM, linewidth=1.2, linestyle=(0, (4, 2)), zorder=3)
         ax.set_xlim(0.0, top * 1.75)
         ax.set_ylim(0.0, 1.0)
+        ax.grid(False)
         ax.set_xticks([])
         ax.set_yticks([])
         for side in ("top", "right", "bottom"):
             ax.spines[side].set_visible(False)
         ax.spines["left"].set_color(GRID)
-    axes[0].set_title(title, loc="left", fontsize=8.5, color=MUTED, pad=4)
+    axes[0].set_title(title, loc="left", fontsize=8.5, fontweight="normal", color=MUTED, pad=4)
 
 
 def _memory_bars(axes: Sequence[Axes], runs: Sequence[Run]) -> None:

@@ -57,6 +57,7 @@ def gantt(
         critical_path: row positions of ``frame``, or (rank, start_s, end_s) triples, in order of time.
         time_unit: s, ms, us, ns, ps, or ``unit`` for abstract costs; fitting the step by default.
         memory_unit: B, kB, MB, GB, TB, or ``unit``; fitting the peak by default.
+        legend: what the colours mean, and a note where ops are too fine to be drawn one by one.
 
     Raises:
         PipesimError: a column, a lane or a unit is unknown, or the timeline is empty.
@@ -71,7 +72,7 @@ def gantt(
     elif memory is not None:
         below = _attach(ax)
     _draw_lanes(ax, layout, span)
-    Bars(ax, boxes_of(ops, layout))
+    Bars(ax, boxes_of(ops, layout), note=legend)
     if critical_path is not None:
         draw_path(ax, layout, path_steps(frame, critical_path))
     _dress(ax, layout, span, time_unit)
@@ -123,6 +124,7 @@ def _dress(ax: Axes, layout: Lanes, span: tuple[float, float], time_unit: str | 
     """Limits, ticks and labels."""
     unit = time_unit or numbers.time_unit(span[1] - span[0])
     show_time(ax, unit)
+    ax.grid(False)
     ax.set_xlim(span[0], span[1] if span[1] > span[0] else span[0] + 1.0)
     ax.set_ylim(layout.height, 0.0)
     ax.set_ylabel("rank", fontsize=9, color=INK)

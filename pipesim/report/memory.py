@@ -97,7 +97,7 @@ def _peaks(ax: Axes, curves: Sequence[Curves], capacity_bytes: float | None) -> 
     ax.set_xticks(range(0, len(curves), step), [str(own.rank) for own in curves[::step]])
     ax.set_xlim(-0.7, len(curves) - 0.3)
     ax.set_xlabel("rank", fontsize=9, color=INK)
-    ax.set_title("peak", loc="left", fontsize=8, color=INK, pad=5)
+    ax.set_title("peak", loc="left", fontsize=8, fontweight="normal", color=INK, pad=5)
     _plain(ax)
 
 

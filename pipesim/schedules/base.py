@@ -159,6 +159,11 @@ class Schedule:
         return False
 
     @property
+    def offload_share(self) -> float:
+        """The share of activations that goes to host memory between forward and backward, longest-lived first."""
+        return 0.0
+
+    @property
     def synchronous_optimizer(self) -> bool:
         """Whether all ranks wait for each other before the optimizer step."""
         return getattr(self, "optimizer", "synchronous") == "synchronous"

@@ -38,6 +38,7 @@ _FAMILIES: dict[str, str] = {
     "interleaved-zb": "interleaved_zero_bubble",
     "gis": "grouped_interleaved",
     "gis-h": "grouped_interleaved",
+    "pipe-offload": "pipe_offload",
     "dualpipe": "dualpipe",
     "dualpipe-v": "dualpipe",
     "pipedream": "asynchronous",

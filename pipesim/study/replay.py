@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipesim import api
 from pipesim.costs.costs import Costs, StageTimes
-from pipesim.errors import PipesimError
+from pipesim.interop.torch_csv import Format, check
 from pipesim.interop.torch_runtime import Job, Run, check_torch, run_on_torch
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind
@@ -25,7 +25,7 @@ from pipesim.ir.program import Program
 from pipesim.ir.timeline import PICOSECONDS, Timeline, to_picoseconds, to_seconds
 from pipesim.lowering.bind import bind
 from pipesim.lowering.connect import connect
-from pipesim.metrics.collect import collect
+from pipesim.metrics.collect import SCHEMA_VERSION, collect
 from pipesim.metrics.observed import timeline_of
 from pipesim.result import Result
 
@@ -104,7 +104,7 @@ def replay(
     *,
     steps: int = 5,
     op_s: float | None = None,
-    form: Literal["compute_only", "compute_comms"] = "compute_only",
+    to: Format = "torch-csv",
     profile: Path | None = None,
 ) -> Replay:
     """Run a config's program on PyTorch and compare.
@@ -112,14 +112,15 @@ def replay(
     Args:
         steps: how many to measure, after one that is not.
         op_s: how long ops take on average; 40 ms by default, or less where a step would exceed 10 s.
-        form: whether PyTorch adds the communication, or gets it from `pipesim.interop.torch_csv`.
+        to: what PyTorch loads: compute ops, to which it adds communication, or all of it, as ``pipesim export``
+            writes them.
         profile: an existing directory for one Kineto trace per rank, of one more step.
 
     Raises:
         TorchError: PyTorch is missing or fails, or there are too many ranks.
-        PipesimError: the schedule has several routes, or nothing takes any time.
+        PipesimError: PyTorch's runtime cannot run the schedule.
     """
-    return replay_all([config], steps=steps, op_s=op_s, form=form, profile=profile)[0]
+    return replay_all([config], steps=steps, op_s=op_s, to=to, profile=profile)[0]
 
 
 def replay_all(
@@ -127,13 +128,13 @@ def replay_all(
     *,
     steps: int = 5,
     op_s: float | None = None,
-    form: Literal["compute_only", "compute_comms"] = "compute_only",
+    to: Format = "torch-csv",
     profile: Path | None = None,
 ) -> list[Replay]:
     """`replay` for several configs of equally many ranks, in the same processes."""
     check_torch()
     prepared = [_Prepared.of(api.plan(config), op_s) for config in configs]
-    runs = run_on_torch([each.job(steps, form, profile) for each in prepared])
+    runs = run_on_torch([each.job(steps, to, profile) for each in prepared])
     return [each.compared(run) for each, run in zip(prepared, runs, strict=True)]
 
 
@@ -150,12 +151,13 @@ class _Prepared:
     @classmethod
     def of(cls, plan: api.Plan, op_s: float | None) -> _Prepared:
         program, costs = plan.program(), pipeline_only(plan.costs)
+        check(program)
         timeline = _run(_graph(program, costs))
         scale = _scale(timeline, op_s)
         scaled = scaled_costs(costs, scale)
         return cls(plan.config.resolved(), program, scaled, scale, _run(_graph(program, scaled)))
 
-    def job(self, steps: int, form: Literal["compute_only", "compute_comms"], profile: Path | None) -> Job:
+    def job(self, steps: int, to: Format, profile: Path | None) -> Job:
         times, program = self.costs.times, self.program
         factor = np.where(_in_pair(program), self.costs.pair_factor, 1.0)
         by_kind = {Kind.F: times.forward, Kind.I: times.input_grad, Kind.W: times.weight_grad, Kind.B: times.input_grad}
@@ -166,7 +168,7 @@ class _Prepared:
         second = np.where(program.kind == Kind.B, times.weight_grad[program.stage], 0.0)
         hops, size = self.costs.hops, float(self.costs.sizes.message.max(initial=0.0))
         hop_s = hops.latency_s + size * hops.seconds_per_byte
-        return Job(program, first * factor, second * factor, hop_s, steps, form, profile)
+        return Job(program, first * factor, second * factor, hop_s, steps, to, profile)
 
     def compared(self, run: Run) -> Replay:
         middle = int(np.argsort(run.step_times_s, kind="stable")[(len(run.step_times_s) - 1) // 2])
@@ -175,7 +177,9 @@ class _Prepared:
         return Replay(self._result(self.timeline), self._result(measured), run, self.scale, to_seconds(overhead))
 
     def _result(self, timeline: Timeline) -> Result:
-        return Result({"config": self.config, **collect(timeline, self.costs, None)}, timeline, self.costs)
+        head = {"schema_version": SCHEMA_VERSION, "config": self.config}
+        tail = {"theory": None, "warnings": []}
+        return Result({**head, **collect(timeline, self.costs, None), **tail}, timeline, self.costs)
 
 
 def pipeline_only(costs: Costs) -> Costs:
@@ -206,8 +210,6 @@ def _run(graph: OpGraph) -> Timeline:
 def _scale(timeline: Timeline, op_s: float | None) -> float:
     """Replayed seconds per second of the config."""
     duration = timeline.graph.duration
-    if not duration.any():
-        raise PipesimError("nothing takes any time in this config, so there is nothing to replay")
     ops = np.count_nonzero(duration) + np.count_nonzero(timeline.graph.paired)
     mean = int(duration.sum()) / ops
     if op_s is not None:

@@ -182,7 +182,13 @@ def test_schedules_are_listed_with_all_that_one_needs_to_choose(run: Any) -> Non
     assert (code, err) == (0, "")
     paragraphs = {text.split(" ")[0].split(":")[0]: text for text in out.split("\n\n")}
     assert list(paragraphs) == names()
-    for label in ("option    chunks = 2", "requires  P <= group_size", "bubble    (P-1)", "memory    min(2(P-r-1)", "source "):
+    for label in (
+        "option    chunks = 2",
+        "requires  P <= group_size",
+        "bubble    (P-1)",
+        "memory    min(2(P-r-1)",
+        "source ",
+    ):
         assert label in paragraphs["interleaved-1f1b"]
 
 

@@ -28,7 +28,14 @@ def test_the_abstract_form_resolved(abstract: Any) -> None:
         },
         "memory": {"activation": 1.0, "weight_grad_share": 0.5, "weights": 0.0},
         "schedule": {"name": "interleaved-1f1b", "chunks": 2, "group_size": None},
-        "simulation": {"engine": "event", "network": "ideal", "p2p": "overlapped", "seed": 0, "pair_factor": 1.0},
+        "simulation": {
+            "engine": "event",
+            "network": "ideal",
+            "p2p": "overlapped",
+            "seed": 0,
+            "pair_factor": 1.0,
+            "extrapolate": False,
+        },
     }
 
 

@@ -251,4 +251,5 @@ def test_defaults_of_the_simulation() -> None:
         "p2p": "overlapped",
         "seed": 0,
         "pair_factor": 1.0,
+        "extrapolate": False,
     }

@@ -52,7 +52,7 @@ def test_what_is_waited_for_exists_and_is_not_yet_done(stepped):
     """Every name is an op or transfer of the rank it is said to be on, and ends no earlier than the interval."""
     timeline, _ = stepped
     waits, table = idle_frame(timeline), timeline_frame(timeline)
-    named = table["stage"].astype(str) + table["kind"].astype(str) + table["microbatch"].astype(str)
+    named = table["stage"].astype(str) + table["kind"].astype(str) + table["microbatch"].astype(str).replace("-1", "")
     table["token"] = np.where(table["stage"] >= 0, named, table["kind"].astype(str))
     exchanged = table[table["kind"].isin(["SEND_F", "RECV_F", "SEND_B", "RECV_B"])].groupby("token")["end_s"].max()
     found = waits.merge(table, left_on=["waiting_for", "on_rank"], right_on=["token", "rank"], how="left")

@@ -21,7 +21,7 @@ from pipesim.lowering.memory import activation_effects
 from pipesim.metrics import memory
 from pipesim.metrics.breakdown import PARTS, breakdown
 from pipesim.metrics.busy import measure
-from pipesim.metrics.critical import P2P, critical_path, shares
+from pipesim.metrics.critical import P2P, amounts, critical_path
 
 
 def test_bubble_measures_of_1f1b():
@@ -56,12 +56,12 @@ def test_the_breakdown_sums_to_the_step_on_every_rank(stepped):
 @settings(deadline=None, max_examples=60)
 @given(steps)
 def test_the_critical_path_has_no_gap(stepped):
-    """Its segments follow each other from the start of the step to its end; shares sum to one."""
+    """Its segments follow each other from the start of the step to its end, and so do the amounts per kind."""
     timeline, _ = stepped
     path = critical_path(timeline)
     assert (path[0].start, path[-1].end) == (timeline.start.min(), timeline.end.max())
     assert all(a.end == b.start for a, b in itertools.pairwise(path))
-    assert sum(shares(timeline, path).values()) == pytest.approx(1.0)  # floats
+    assert sum(amounts(timeline, path).values()) == timeline.makespan
 
 
 def test_breakdown_of_1f1b_by_hand():
@@ -89,7 +89,7 @@ def test_collectives_inside_ops_are_exposed_collectives():
 def test_the_critical_path_names_hops():
     """With hops on the path, p2p is part of it."""
     timeline, _ = step("gpipe", hop=2)
-    assert shares(timeline, critical_path(timeline))[P2P] == pytest.approx(12 / timeline.makespan)
+    assert amounts(timeline, critical_path(timeline))[P2P] == 12
 
 
 def sized(program, **bytes_):
