@@ -66,7 +66,7 @@ class Plan:
             paired_exchanges=self.schedule.paired_exchanges,
             weights=self.schedule.weight_policy,
             second_engine=self.schedule.second_engine,
-            offload=self.schedule.offload_share,
+            offload=self.schedule.offloading,
         )
 
 
