@@ -178,12 +178,13 @@ def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
 
 def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:
     """The timeline, and what the user should know about how it was made."""
-    from pipesim.engine import event, fifo
+    from pipesim.engine import event, fair, fifo
 
     network = plan.config.simulation.network
-    if network == "fifo":
-        note = "network fifo needs the event engine; it was used instead of the compiled one"
-        return fifo.run(graph, traffic(graph, plan.costs)), [note] if engine == "compiled" else []
+    if network != "ideal":
+        note = f"network {network} needs the event engine; it was used instead of the compiled one"
+        run = {"fifo": fifo.run, "fair": fair.run}[network]
+        return run(graph, traffic(graph, plan.costs)), [note] if engine == "compiled" else []
     if engine == "compiled":
         from pipesim.engine import compiled
 

@@ -8,7 +8,7 @@ parallelism).
 
 from __future__ import annotations
 
-from pipesim.costs.elementwise import Traffic, gated, gather, kernel, rotary
+from pipesim.costs.elementwise import Traffic, gated, gather, kernel
 from pipesim.workload.memory import tokens
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import layer_parameters
@@ -94,7 +94,7 @@ class Kernels:
         if model.qkv_bias:
             total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += kernel(2 * element * self.qkv_elements())
+            total += rotary(2 * element * self.qkv_elements())
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
             total += kernel(2 * element * latent) + kernel(2 * element * latent)
