@@ -8,7 +8,7 @@ parallelism).
 
 from __future__ import annotations
 
-from pipesim.costs.elementwise import Traffic, gated, gather, kernel
+from pipesim.costs.elementwise import Traffic, gated, gather, kernel, rotary
 from pipesim.workload.memory import tokens
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import layer_parameters
