@@ -122,4 +122,4 @@ def _receive_places(program: Program, graph: OpGraph, end: Nodes, sender: Nodes,
         first, last = program.starts[r], program.starts[r + 1]
         places[mine] = first + np.searchsorted(start[first:last], end[sender[mine]], side="left")
     inside_pair = np.append(False, program.paired)[places]
-    return places + inside_pair
+    return np.asarray(places + inside_pair, np.int64)

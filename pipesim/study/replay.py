@@ -178,7 +178,7 @@ class _Prepared:
 
     def _result(self, timeline: Timeline) -> Result:
         head = {"schema_version": SCHEMA_VERSION, "config": self.config}
-        tail = {"theory": None, "warnings": []}
+        tail: dict[str, Any] = {"theory": None, "warnings": []}
         return Result({**head, **collect(timeline, self.costs, None), **tail}, timeline, self.costs)
 
 

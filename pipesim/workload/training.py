@@ -23,8 +23,8 @@ class Training:
     al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
     little time (PipeOffload, arXiv 2503.01328, section 5.4). ``zero`` shards over data-parallel ranks: 1
     optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
-    fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the scores in
-    memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
+    fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
+    scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
     runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
     ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM
