@@ -32,6 +32,7 @@ KEYS = [
     "ranks",
     "critical_path",
     "asynchronous",
+    "offload",
     "links",
     "theory",
     "warnings",
