@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pipesim.schedules import schedule
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
+    from pipesim.study.explain import explain
+    from pipesim.study.replay import replay
     from pipesim.study.sweep import sweep
+    from pipesim.study.trace import read_trace
 
 __version__ = "0.1.0"
 
@@ -28,12 +31,29 @@ _HOME = {
     "simulate": "pipesim.api",
     "compare": "pipesim.study.compare",
     "sweep": "pipesim.study.sweep",
+    "replay": "pipesim.study.replay",
+    "read_trace": "pipesim.study.trace",
     "advise": "pipesim.study.advice",
+    "explain": "pipesim.study.explain",
     "Result": "pipesim.result",
     "schedule": "pipesim.schedules",
 }
 
-__all__ = ["Result", "__version__", "advise", "compare", "load", "plan", "program", "schedule", "simulate", "sweep"]
+__all__ = [
+    "Result",
+    "__version__",
+    "advise",
+    "compare",
+    "explain",
+    "load",
+    "plan",
+    "program",
+    "read_trace",
+    "replay",
+    "schedule",
+    "simulate",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

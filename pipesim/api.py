@@ -17,12 +17,15 @@ from pipesim.ir.program import Program
 from pipesim.ir.timeline import Timeline, to_picoseconds
 from pipesim.lowering.bind import bind, traffic
 from pipesim.lowering.lower import Lowering, lower
-from pipesim.metrics.collect import SCHEMA_VERSION, Work, collect
+from pipesim.metrics.collect import SCHEMA_VERSION, Work, collect, report
+from pipesim.metrics.summary import summarize
+from pipesim.pricing import links_of
 from pipesim.result import Result
 from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory
 
 if TYPE_CHECKING:
     from pipesim.config import Config
+    from pipesim.extrapolation import Extrapolation
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -36,6 +39,11 @@ class Plan:
     setting: Setting
     costs: Costs
     work: Work | None
+
+    def resized(self, microbatches: int) -> Plan:
+        """The same plan for another number of micro-batches."""
+        self.schedule.check(self.setting.ranks, microbatches)
+        return replace(self, setting=replace(self.setting, microbatches=microbatches))
 
     def program(self) -> Program:
         """The ops of every rank."""
@@ -55,6 +63,10 @@ class Plan:
             synchronous=self.schedule.synchronous_optimizer,
             triggers=self.schedule.gradient_triggers(program),
             blocking_reductions=self.schedule.blocking_reductions,
+            paired_exchanges=self.schedule.paired_exchanges,
+            weights=self.schedule.weight_policy,
+            second_engine=self.schedule.second_engine,
+            offload=self.schedule.offload_share,
         )
 
 
@@ -115,23 +127,64 @@ def simulate(config: Config | Source, *, engine: str | None = None) -> Result:
 
 def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
     """Simulate one step of a plan."""
-    graph = plan.graph()
-    timeline, notes = run_engine(graph, plan, engine or plan.config.simulation.engine)
-    metrics = collect(timeline, plan.costs, plan.work)
+    metrics, costs, timeline, notes = _evaluate(plan, engine or plan.config.simulation.engine)
     theory = plan.schedule.theory(plan.setting)
     head = {"schema_version": SCHEMA_VERSION, "config": plan.config.resolved()}
-    tail = {"theory": _plain_theory(theory), "warnings": [*plan.config.notes(), *notes]}
-    return Result({**head, **metrics, **tail}, timeline, plan.costs)
+    unknown = [] if metrics["asynchronous"] is None else [metrics["asynchronous"]["reason"]]
+    tail = {
+        "links": links_of(plan.config),
+        "theory": _plain_theory(theory),
+        "warnings": [*plan.config.notes(), *notes, *unknown],
+    }
+    return Result({**head, **metrics, **tail}, timeline, costs)
+
+
+def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline, list[str]]:
+    """Metrics and the costs they are for; the timeline, or that of a shorter step; and notes on how they were made."""
+    notes = []
+    if plan.config.simulation.extrapolate:
+        found = _extrapolate(plan, engine)
+        if found is not None:
+            metrics = report(found.summary, plan.costs, plan.work)
+            return {**metrics, "asynchronous": None}, plan.costs, found.timeline, [found.note()]
+        notes.append("not extrapolated: no steady state was found, so that all micro-batches were simulated")
+    timeline, more = run_engine(plan.graph(), plan, engine)
+    return *_metrics(timeline, plan), timeline, [*notes, *more]
+
+
+def _metrics(timeline: Timeline, plan: Plan) -> tuple[dict[str, Any], Costs]:
+    """Metrics, and the costs with all copies of the weights that the run needs."""
+    if not timeline.graph.has_updates:
+        return {**collect(timeline, plan.costs, plan.work), "asynchronous": None}, plan.costs
+    from pipesim.metrics.asynchronous import collect_asynchronous
+
+    return collect_asynchronous(timeline, plan.costs, plan.work, plan.schedule.weight_policy)
+
+
+def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
+    from pipesim.extrapolation import extrapolate
+
+    if plan.config.simulation.network != "ideal":
+        return None
+    return extrapolate(
+        plan.schedule,
+        plan.setting.ranks,
+        plan.setting.microbatches,
+        lambda microbatches: plan.resized(microbatches).graph(),
+        lambda graph: run_engine(graph, plan, engine)[0],
+        lambda timeline: summarize(timeline, plan.costs),
+    )
 
 
 def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:
     """The timeline, and what the user should know about how it was made."""
-    from pipesim.engine import event, fifo
+    from pipesim.engine import event, fair, fifo
 
     network = plan.config.simulation.network
-    if network == "fifo":
-        note = "network fifo needs the event engine; it was used instead of the compiled one"
-        return fifo.run(graph, traffic(graph, plan.costs)), [note] if engine == "compiled" else []
+    if network != "ideal":
+        note = f"network {network} needs the event engine; it was used instead of the compiled one"
+        run = {"fifo": fifo.run, "fair": fair.run}[network]
+        return run(graph, traffic(graph, plan.costs)), [note] if engine == "compiled" else []
     if engine == "compiled":
         from pipesim.engine import compiled
 

@@ -60,6 +60,8 @@ class DeadlockError(ProgramError):
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate closest to ``word``, or None when nothing is close."""
-    matches = difflib.get_close_matches(word.lower(), list(candidates), n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    """The candidate closest to ``word``, else the first that begins with it, or None when nothing is close."""
+    names = list(candidates)
+    matches = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    begun = [name for name in names if len(word) > 1 and name.startswith(word.lower())]
+    return next(iter([*matches, *begun]), None)

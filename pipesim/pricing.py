@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +28,36 @@ def costs_of(config: AbstractConfig | ClusterConfig, placement: Placement) -> tu
     return cluster_costs(config, placement)
 
 
+def links_of(config: AbstractConfig | ClusterConfig) -> dict[str, Any] | None:
+    """The link of every hop and group; None for the abstract form."""
+    from pipesim.config.document import AbstractConfig
+
+    if isinstance(config, AbstractConfig):
+        return None
+    from pipesim.costs.link_use import links_used
+
+    training = config.build_training()
+    return links_used(
+        config.build_cluster(), config.build_layout(), training.scatter_gather, training.sequence_parallel
+    )
+
+
 def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:
     """Costs of the abstract form; a cut divides single numbers among its stages."""
     costs, memory = config.costs, config.memory
-    cut, ranks = placement.cut, placement.ranks
+    cut, ranks, held = placement.cut, placement.ranks, placement.weighted.astype(np.int8)
     given = {name: getattr(costs, name) for name in ("forward", "input_grad", "weight_grad")}
-    given["activation"] = memory.activation
+    given |= {"activation": memory.activation, "weights": memory.weights}
+    given |= {"optimizer": costs.optimizer, "reconstruct": costs.reconstruct, "offload": costs.offload or 0.0}
     if cut is not None:
-        weights = {name: cut.activation if name == "activation" else cut.time for name in given}
-        given = {name: _divided(value, cut.shares(weights[name], ranks)) for name, value in given.items()}
+        weights = {
+            "activation": cut.activation,
+            "offload": cut.activation,
+            "weights": held,
+            "optimizer": held,
+            "reconstruct": held,
+        }
+        given = {name: _divided(value, cut.shares(weights.get(name, cut.time), ranks)) for name, value in given.items()}
     return unit_costs(
         placement.stages,
         ranks,
@@ -55,6 +76,7 @@ def _divided(value: Given, shares: NDArray[np.float64]) -> Given:
 def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, Work]:
     """Costs of a model on a cluster, and what a step gets done."""
     from pipesim.costs.analytic import analytic_costs, step_work
+    from pipesim.costs.host import host_copies
     from pipesim.workload.partition import partition
 
     model, cluster, cut = config.build_model(), config.build_cluster(), placement.cut
@@ -68,6 +90,7 @@ def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, W
         from pipesim.costs.profile import profile_costs
 
         costs = profile_costs(config.directory / config.costs.profile, costs, layers)
+    costs = replace(costs, host=host_copies(cluster, layout, costs.sizes.activations))
     done = step_work(model, training, cut)
     work = Work(
         samples=done.samples,

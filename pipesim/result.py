@@ -42,6 +42,18 @@ class Result:
 
         return memory_frame(self.raw, self.costs)
 
+    @cached_property
+    def idle(self) -> pd.DataFrame:
+        """Why ranks idle: rank, start_s, end_s, cause, waiting_for, on_rank; one row per interval.
+
+        Causes are warmup, dependency, exposed_p2p, exposed_collective, drain and synchronisation, as defined in
+        `pipesim.metrics.idle`. Lengths per rank and cause add up to the time breakdown, where synchronisation
+        counts as drain and collectives inside ops are exposed too.
+        """
+        from pipesim.metrics.frame import idle_frame
+
+        return idle_frame(self.raw)
+
     @property
     def is_abstract(self) -> bool:
         """Whether costs are bare numbers, with no hardware in sight."""
@@ -108,7 +120,9 @@ class Result:
         return write_trace(self.timeline, self.memory, path)
 
     def __repr__(self) -> str:
-        return f"<Result: step {self.metrics['step_time_s']:.6g} s, bubble {self.metrics['bubble_fraction']:.1%}>"
+        bubble = self.metrics["bubble_fraction"]
+        idle = "no flush" if bubble is None else f"bubble {bubble:.1%}"
+        return f"<Result: step {self.metrics['step_time_s']:.6g} s, {idle}>"
 
     def _repr_html_(self) -> str:
         from pipesim.report.html import summary_html

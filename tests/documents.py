@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import shlex
 import shutil
@@ -49,7 +50,7 @@ def blocks(text: str) -> Iterator[Shown]:
 
 def _commands(body: str, offset: int) -> Iterator[Shown]:
     starts = [m.start() for m in re.finditer(r"^\$ ", body, re.M)] + [len(body)]
-    for a, b in zip(starts, starts[1:], strict=False):
+    for a, b in itertools.pairwise(starts):
         line, _, output = body[a:b].partition("\n")
         begin = offset + a + len(line) + 1
         yield Shown(line[2:], "console", output, (begin, begin + len(output)))

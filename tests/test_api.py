@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pipesim
-from pipesim.errors import ConfigError
+from pipesim.errors import ConfigError, PipesimError
 
 ROOT = Path(__file__).parents[1]
 MAIN = ROOT / "configs" / "gpt3_175b_a100.yaml"
@@ -31,6 +31,8 @@ KEYS = [
     "time_breakdown",
     "ranks",
     "critical_path",
+    "asynchronous",
+    "links",
     "theory",
     "warnings",
 ]
@@ -137,3 +139,28 @@ def test_the_critical_path_is_work_without_a_break():
     assert (path[0][1], path[-1][2]) == (0.0, 33.0)
     assert all(before[2] == after[1] for before, after in pairwise(path))
     assert [rank for rank, _, _ in path] == [0, 1, 2, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("forward", [1e4, 1e6, 1e30])
+def test_times_that_cannot_be_counted_are_refused(forward):
+    """1e4 s per op and 32 ops is fine; beyond 64 bits of picoseconds the error says so, whichever way it overflows."""
+    config = {**ABSTRACT, "costs": {"forward": forward}}
+    if forward < 1e5:
+        assert pipesim.simulate(config).metrics["step_time_s"] > forward
+        return
+    with pytest.raises(PipesimError, match="more than can be counted"):
+        pipesim.simulate(config)
+
+
+def test_every_hop_and_group_knows_its_link():
+    """Tensor parallelism stays on NVLink; each of the twelve hops of the main example crosses nodes."""
+    links = pipesim.simulate(MAIN).metrics["links"]
+    assert [(hop["from"], hop["to"]) for hop in links["hops"]] == [(r, (r + 1) % 12) for r in range(12)]
+    assert {hop["link"] for hop in links["hops"]} == {"infiniband-hdr"}
+    assert links["groups"] == {"tensor": {"size": 8, "nodes": 1, "link": "nvlink3"}}
+    shared = pipesim.load(
+        MAIN, ["parallelism={pipeline: 24, tensor: 4}", "schedule.chunks=2", "training.global_batch=24"]
+    )
+    found = [hop["link"] for hop in pipesim.simulate(shared).metrics["links"]["hops"]]
+    assert found == ["nvlink3", "infiniband-hdr"] * 12
+    assert pipesim.simulate(ABSTRACT).metrics["links"] is None

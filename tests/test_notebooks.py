@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
-import notebooks
 import pytest
 
+import notebooks
 import pipesim
 
 MISSING = [name for name in ("nbformat", "nbclient", "ipykernel") if importlib.util.find_spec(name) is None]

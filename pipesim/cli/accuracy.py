@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipesim.cli.output import STANDARD_OUTPUT, check_files, print_table, working, write_json
+from pipesim.cli.output import STANDARD_OUTPUT, check_files, print_table, progress, write_json
 from pipesim.cli.run import save_figure
 from pipesim.units import format_bytes, format_seconds
 
@@ -19,8 +19,8 @@ def accuracy(arguments: argparse.Namespace) -> int:
     check_files({"--json": arguments.json, "--plot": arguments.plot})
     from pipesim.study.accuracy import accuracy as compare_all
 
-    with working("simulating published runs"):
-        found = compare_all(arguments.source)
+    with progress("simulating published runs") as report:
+        found = compare_all(arguments.source, progress=report)
     if arguments.json != STANDARD_OUTPUT:
         _print(found, arguments.rows)
     if arguments.json:
@@ -45,7 +45,8 @@ def _print(found: Accuracy, rows: bool) -> None:
         print_table("Training runs", _HEADINGS, _lines(totals))
     print(
         "\nErrors are of time (positive: predicted too slow) or bytes. Series: mean error after one row of each"
-        "\nseries has calibrated the compute rate. Nothing is fitted to these rows."
+        "\nseries has calibrated the compute rate. Nothing is fitted to these rows but the launch floor of A100"
+        "\nhosts, to vtrain-a100."
     )
 
 

@@ -14,6 +14,7 @@ Command = Callable[[argparse.Namespace], int]
 EXIT_CODES = "exit codes: 0 done; 1 simulated, but the plan does not fit in memory; 2 bad input"
 FIGURES = (".png", ".svg", ".pdf")
 TRACES = (".json", ".json.gz")
+SHELLS = ("bash", "zsh")
 
 
 class UsageError(PipesimError):
@@ -139,6 +140,13 @@ def _compare(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _explain(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "explain", "explain", "say why each bubble is there, and what would bring more speed")
+    _add_config(parser)
+    _add_json(parser)
+    return parser
+
+
 def _show(subparsers: _Subparsers) -> _Parser:
     parser = _command(subparsers, "show", "show", "print the program of a config without simulating it")
     _add_config(parser)
@@ -149,9 +157,81 @@ def _show(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _export(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "export", "export", "write the program of a config for another tool to run")
+    _add_config(parser)
+    _add_to(parser)
+    parser.add_argument("file", metavar="FILE", help="what to write; - is standard output")
+    return parser
+
+
+def _add_to(parser: _Parser) -> None:
+    parser.add_argument(
+        "--to", choices=("torch-csv", "torch-csv-comms"), default="torch-csv",
+        help="a schedule for torch.distributed.pipelining: compute_only, or compute_comms with sends and receives",
+    )  # fmt: skip
+
+
+def _replay(subparsers: _Subparsers) -> _Parser:
+    parser = _command(
+        subparsers, "replay", "replay", "run the program of a config on PyTorch's pipeline runtime, on this machine"
+    )
+    _add_config(parser)
+    _add_to(parser)
+    _add_json(parser)
+    parser.add_argument("--steps", metavar="N", type=_positive(int), default=5, help="how many steps to measure (5)")
+    parser.add_argument(
+        "--op-time", metavar="SECONDS", type=_positive(float),
+        help="scale all times so that ops take this long on average (0.04, or what lets a step take 10 s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gantt", metavar="FILE", type=_file(FIGURES), help="draw the predicted and the measured timeline"
+    )
+    parser.add_argument("--trace", metavar="FILE", type=_file(TRACES), help="write the measured timeline for Perfetto")
+    parser.add_argument("--kineto", metavar="DIR", help="write PyTorch's own trace of one more step, a file per rank")
+    return parser
+
+
+def _trace(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "trace", "trace", "measure the pipeline in traces of a real run")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="+",
+        help="traces by PyTorch's profiler, one per rank; or a trace by pipesim; or one table of events (csv, parquet)",
+    )  # fmt: skip
+    _add_json(parser)
+    parser.add_argument("--step", metavar="N", type=int, help="which step; the one of median length when left out")
+    parser.add_argument("--gantt", metavar="FILE", type=_file(FIGURES), help="draw that step (png, svg or pdf)")
+    parser.add_argument("--profile", metavar="FILE", help="write what each stage costs, for costs: {profile: FILE}")
+    return parser
+
+
+def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = number(text)
+        except ValueError:
+            value = 0
+        if 0 < value < float("inf"):
+            return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+
+    return parse
+
+
 def _validate(subparsers: _Subparsers) -> _Parser:
     parser = _command(subparsers, "validate", "validate", "report every error of a config at once")
     _add_config(parser, many=True)
+    return parser
+
+
+def _init(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "init", "init", "write a commented config to start from")
+    parser.add_argument("model", metavar="MODEL", help="a name that `pipesim models` lists, or a config.json")
+    parser.add_argument(
+        "cluster", metavar="CLUSTER",
+        help="a GPU that `pipesim hardware` lists, or a number of them, as in 64xh100-sxm-80gb",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FILE", help="write to FILE instead of standard output")
     return parser
 
 
@@ -176,6 +256,12 @@ def _accuracy(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _completion(subparsers: _Subparsers) -> _Parser:
+    parser = _command(subparsers, "completion", "completion", "print a script that completes commands in a shell")
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"one of {', '.join(SHELLS)}")
+    return parser
+
+
 def _schema(subparsers: _Subparsers) -> _Parser:
     return _command(subparsers, "schema", "schema", "print the JSON schema of configs, for editors")
 
@@ -183,13 +269,19 @@ def _schema(subparsers: _Subparsers) -> _Parser:
 _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "run": _run,
     "compare": _compare,
+    "explain": _explain,
     "show": _show,
     "validate": _validate,
+    "export": _export,
+    "replay": _replay,
+    "trace": _trace,
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),
     "accuracy": _accuracy,
+    "init": _init,
     "schema": _schema,
+    "completion": _completion,
 }
 
 

@@ -7,7 +7,7 @@ import sys
 
 from pipesim.cli import EXIT_BAD_INPUT
 from pipesim.cli.arguments import words
-from pipesim.cli.output import STANDARD_OUTPUT, check_files, print_table, working, write_json
+from pipesim.cli.output import STANDARD_OUTPUT, check_files, print_table, progress, write_json
 from pipesim.cli.run import exit_code, save_figure
 
 
@@ -17,8 +17,8 @@ def compare(arguments: argparse.Namespace) -> int:
     schedules = words(arguments.schedules) if arguments.schedules is not None else None
     from pipesim.study.compare import compare as simulate_all
 
-    with working("simulating"):
-        comparison = simulate_all(arguments.config, schedules, arguments.overrides)
+    with progress("simulating") as report:
+        comparison = simulate_all(arguments.config, schedules, arguments.overrides, progress=report)
     for row in comparison.rows:
         if row["error"] is not None:
             print(f"pipesim: {row['label']} cannot run: {row['error']}", file=sys.stderr)

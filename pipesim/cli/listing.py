@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from pipesim.config import Option
 
 Entry = dict[str, Any]
+_WIDTH = 110
 
 
 def schedules(arguments: argparse.Namespace) -> int:
@@ -21,8 +23,7 @@ def schedules(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({"schedules": entries}, arguments.json)
         return 0
-    columns = ["name", "what it is", "options", "bubble", "source"]
-    print_table("Schedules", columns, [_schedule_row(entry) for entry in entries])
+    print("\n\n".join(_schedule_text(entry) for entry in entries))
     return 0
 
 
@@ -66,9 +67,17 @@ def _unavailable(name: str, aliases: list[str], why: str) -> Entry:
     return {"name": name, "aliases": aliases, "summary": why, "options": {}, **nothing}
 
 
-def _schedule_row(entry: Entry) -> list[str]:
-    options = ", ".join(entry["options"])
-    return [_with_aliases(entry), entry["summary"], options or "-", entry["bubble"] or "-", entry["source"] or "-"]
+def _schedule_text(entry: Entry) -> str:
+    """A paragraph per schedule: formulas and citations are too long for the columns of a table."""
+    lines = [f"{_with_aliases(entry)}: {entry['summary']}"]
+    lines += [_hanging("option", f"{key} = {o['default']}: {o['help']}") for key, o in entry["options"].items()]
+    lines += [_hanging(key, entry[key]) for key in ("requires", "bubble", "memory", "source") if entry[key]]
+    return "\n".join(lines)
+
+
+def _hanging(label: str, text: str) -> str:
+    lead = f"  {label:<10}"
+    return textwrap.fill(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_long_words=False)
 
 
 def _with_aliases(entry: Entry) -> str:

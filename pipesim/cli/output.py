@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,33 @@ def working(what: str) -> AbstractContextManager[Any]:
     from rich.console import Console
 
     return Console(stderr=True).status(what)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error, to be told how much is done, and of how much; None when nobody looks at it."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def say_summary(result: Any, json_name: str | None = None) -> None:
+    """The summary of a result, where `say` would print it; with emphasis on a terminal that shows colours."""
+    stream = sys.stderr if json_name == STANDARD_OUTPUT else sys.stdout
+    if stream is None or not stream.isatty():
+        print(result.summary(), file=stream)
+        return
+    from rich.console import Console
+
+    from pipesim.report.text import rich_summary
+
+    Console(file=stream, highlight=False).print(rich_summary(result.metrics), soft_wrap=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

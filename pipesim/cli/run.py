@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from pipesim.cli import EXIT_DOES_NOT_FIT
-from pipesim.cli.output import check_directory, check_files, say, working, write_text
+from pipesim.cli.output import check_directory, check_files, say, say_summary, working, write_text
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = api.load(arguments.config, overrides=[*arguments.overrides, *engine])
     with working("simulating"):
         result = api.simulate(config, engine=config.simulation.engine)
-    say(result.summary(), arguments.json)
+    say_summary(result, arguments.json)
     if exit_code([result.metrics]):
         _advise(config, arguments)
     _write(result, arguments)

@@ -65,16 +65,25 @@ class UnitCosts(Section):
     """Seconds for one rank's whole share of one micro-batch, or per stage as lists; ``p2p`` for one hop.
 
     With c chunks per rank and route, a chunk costs 1/c of a single number; a list holds each stage's own cost.
+    ``optimizer`` is one update of a rank's weights, ``reconstruct`` the recovery of older ones (layerpipe2).
+    ``offload``: copying the activations of a rank's share to host memory and back, there and back together.
     """
 
     forward: StageSeconds = 1.0
     input_grad: StageSeconds = 1.0
     weight_grad: StageSeconds = 1.0
     p2p: Seconds = 0.0
+    optimizer: StageSeconds = 0.0
+    reconstruct: StageSeconds = 0.0
+    offload: StageSeconds | None = None
 
 
 class UnitMemory(Section):
-    """Activations of one rank's share for one micro-batch, in any unit, and the part that W still needs."""
+    """Activations of one rank's share for one micro-batch, in any unit, and the part that W still needs.
+
+    ``weights``: one copy of a rank's weights, in the same unit.
+    """
 
     activation: Bytes = 1.0
     weight_grad_share: Share = 0.5
+    weights: Bytes = 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipesim.config.abstract import Pipeline, UnitCosts
-from pipesim.config.cluster import Cluster, Parallelism, Profile, Training
+from pipesim.config.cluster import Cluster, Parallelism, Profile, Simulation, Training
 from pipesim.config.model import build_model
 from pipesim.config.schedule import ScheduleChoice
 from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
@@ -31,6 +31,8 @@ def abstract_problems(sections: Sections, _raw: Mapping[str, Any], _directory: P
     pipeline, costs, schedule = (sections.get(key) for key in ("pipeline", "costs", "schedule"))
     if costs is not None:
         yield from _all_zero(costs)
+    if schedule is not None and "simulation" in sections:
+        yield from _engines_and_transfers(schedule, sections["simulation"])
     if pipeline is not None and schedule is not None:
         problems = list(_schedulable(schedule, pipeline.ranks, pipeline.microbatches, "pipeline"))
         yield from problems
@@ -63,6 +65,10 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
         yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
         yield from _batches(schedule, parallelism, training, model)
+        if schedule is not None:
+            yield from _sharded_without_flush(schedule, parallelism, training)
+    if schedule is not None and "simulation" in sections:
+        yield from _engines_and_transfers(schedule, sections["simulation"])
 
 
 def _hardware(raw: Any) -> tuple[BuiltCluster | None, Sequence[Problem]]:
@@ -70,8 +76,14 @@ def _hardware(raw: Any) -> tuple[BuiltCluster | None, Sequence[Problem]]:
 
     if not isinstance(raw, Mapping) or not isinstance(raw.get("gpu"), str | Mapping):
         return None, ()
-    links = {key: raw[key] for key in ("intra_node", "inter_node") if isinstance(raw.get(key), str | Mapping)}
-    counts = {key: raw[key] for key in ("gpus_per_node", "nodes", "nics_per_node") if _is_count(raw.get(key))}
+    links = {
+        key: raw[key] for key in ("intra_node", "inter_node", "host_link") if isinstance(raw.get(key), str | Mapping)
+    }
+    counts = {
+        key: raw[key]
+        for key in ("gpus_per_node", "nodes", "nics_per_node", "gpus_per_switch")
+        if _is_count(raw.get(key))
+    }
     try:
         return build_cluster(raw["gpu"], **counts, **links), ()
     except ConfigError as error:
@@ -114,6 +126,20 @@ def _schedulable(
         yield Problem("schedule", str(error))
 
 
+def _sharded_without_flush(schedule: ScheduleChoice, parallelism: Parallelism, training: Training) -> Iterator[Problem]:
+    """Sharded state would have to be gathered after every micro-batch's update."""
+    replicas = parallelism.data * parallelism.context
+    if training.zero and replicas > 1 and not schedule.build().flush:
+        message = f"schedule {schedule.name} steps the optimizer between micro-batches, on whole weights"
+        yield Problem("training.zero", message, f"{training.zero} over {replicas} replicas", "0")
+
+
+def _engines_and_transfers(schedule: ScheduleChoice, simulation: Simulation) -> Iterator[Problem]:
+    if simulation.p2p == "blocking" and schedule.build().second_engine:
+        message = "blocking transfers would hold one of a rank's two engines"
+        yield Problem("simulation.p2p", message, "'blocking'", "overlapped", "schedule.engines: 1")
+
+
 def _fitted(schedule: ScheduleChoice, model: Model | None) -> BuiltSchedule:
     """The schedule, set up for the model where there is one."""
     built = schedule.build()
@@ -128,7 +154,7 @@ def _stages(schedule: BuiltSchedule, ranks: int) -> int:
 
 def _list_lengths(costs: UnitCosts, pipeline: Pipeline, schedule: ScheduleChoice) -> Iterator[Problem]:
     stages = _stages(schedule.build(), pipeline.ranks)
-    for name in ("forward", "input_grad", "weight_grad"):
+    for name in ("forward", "input_grad", "weight_grad", "optimizer", "reconstruct", "offload"):
         times = getattr(costs, name)
         if isinstance(times, tuple) and len(times) != stages:
             allowed = f"{stages} entries, one per stage, or a single number"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 
-from pipesim.config.section import Count, Counts, Ranks, Section, refuse
+from pipesim.config.section import Bytes, Count, Counts, Ranks, Section, refuse
 
 
 def _named(value: Any) -> Any:
@@ -32,7 +32,11 @@ Link = Annotated[Named, PlainValidator(_named), _schema("a link's name, or {band
 
 
 class Cluster(Section):
-    """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's."""
+    """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's.
+
+    ``gpus_per_switch`` GPUs share a PCIe switch, whose ``host_link`` leads to the node's ``host_memory``; these three
+    matter to schedules that offload activations.
+    """
 
     gpu: Gpu
     gpus_per_node: Count = 8
@@ -40,6 +44,9 @@ class Cluster(Section):
     intra_node: Link | None = None
     inter_node: Link | None = None
     nics_per_node: Count | None = None
+    host_link: Link | None = None
+    gpus_per_switch: Count | None = None
+    host_memory: Bytes | None = None
 
     @property
     def gpus(self) -> int:
@@ -86,6 +93,8 @@ class Training(Section):
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
+    attention_version: Literal[2, 3] = 3
     partition: Counts | None = None
 
 
@@ -95,20 +104,17 @@ class Profile(Section):
     profile: str
 
 
-def _available(network: str) -> str:
-    if network == "fair":
-        raise refuse("not available yet", "ideal, fifo")
-    return network
-
-
 class Simulation(Section):
     """How the step is replayed.
 
+    ``network``: transfers that meet do not disturb each other, take turns, or share links fairly.
     ``pair_factor``: an overlapped forward and backward (DualPipe) take this times the sum of their durations.
+    ``extrapolate``: simulate fewer micro-batches where the step then provably repeats itself; the result is the same.
     """
 
     engine: Literal["event", "compiled"] = "event"
-    network: Annotated[Literal["ideal", "fifo", "fair"], AfterValidator(_available)] = "ideal"
+    network: Literal["ideal", "fifo", "fair"] = "ideal"
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     pair_factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    extrapolate: bool = False

@@ -21,6 +21,9 @@ from pipesim.hardware import GPU
 
 BACKWARD_FLOPS = 2.5
 
+_NEWEST = 3
+"""FlashAttention's version of tables that do not say: the best kernels of their GPUs."""
+
 # A kernel ends when its last thread block ends. The block with the most work takes `longest` seconds; a
 # launch takes about TAIL of that beyond the even spread of its work, and never less than LONGEST of it,
 # forward and backward. Read off attention times at s = 4096 and few heads
@@ -37,7 +40,7 @@ class Core:
 
     ``batch`` sequences of ``sequence`` tokens, ``heads`` on this GPU, ``query_key`` and ``value`` dimensions
     per head. ``share`` of the work falls to this GPU under context parallelism, in blocks of
-    ``sequence x share`` tokens.
+    ``sequence x share`` tokens. ``version`` of FlashAttention: the GPU's table for it, or the one it has.
     """
 
     batch: float
@@ -48,6 +51,7 @@ class Core:
     causal: bool
     share: float = 1.0
     dropout: bool = False
+    version: int = 3
 
     @property
     def flops(self) -> float:
@@ -58,7 +62,7 @@ class Core:
 
 def flash_seconds(core: Core, gpu: GPU, backward: bool = False) -> float:
     """Time of one FlashAttention kernel, forward or backward."""
-    table = _family(gpu)
+    table = _family(gpu, core.version)
     block = core.sequence * core.share
     rate = _rate(table, core, block, backward) * _half_peak(gpu) / table["peak"]
     flops = core.flops * (BACKWARD_FLOPS if backward else 1.0)
@@ -100,13 +104,13 @@ def _tables() -> dict[str, Any]:
     return dict(catalog.load("attention"))
 
 
-def _family(gpu: GPU) -> Any:
-    """The table that lists the GPU, or the one whose peak is nearest."""
-    tables = _tables()
-    for table in tables.values():
-        if gpu.base in table["gpus"]:
-            return table
-    return min(tables.values(), key=lambda table: abs(math.log(_half_peak(gpu) / table["peak"])))
+def _family(gpu: GPU, version: int) -> Any:
+    """The table that lists the GPU, or the one whose peak is nearest; of several the one for the version."""
+    tables = _tables().values()
+    nearest = min(abs(math.log(_half_peak(gpu) / table["peak"])) for table in tables)
+    listed = [table for table in tables if gpu.base in table["gpus"]]
+    near = [table for table in tables if abs(math.log(_half_peak(gpu) / table["peak"])) == nearest]
+    return min(listed or near, key=lambda table: table.get("version", _NEWEST) != version)
 
 
 def _half_peak(gpu: GPU) -> float:

@@ -21,7 +21,7 @@ class Hops:
     """Point-to-point links between ranks, each array of shape (P, P), indexed [sender, receiver].
 
     A transfer takes ``latency_s + bytes * seconds_per_byte``. Ports name what a transfer occupies on its way
-    under the ``fifo`` network (a NIC or an NVLink port); -1 means nothing.
+    under the ``fifo`` and ``fair`` networks (a NIC or an NVLink port); -1 means nothing.
     """
 
     latency_s: Seconds
@@ -49,8 +49,11 @@ class StageTimes:
     ``input_grad`` and ``weight_grad`` are the two halves of a full backward. ``recompute`` is the extra
     forward work before a backward. The ``*_collective`` entries say how much of a duration is tensor,
     context or expert parallel communication inside the op; they are included in it, not added to it.
+    ``overlap`` is what a full backward takes less than its two halves, because communication of the first
+    runs beside products of the second; ``overlap_collective`` the part of it that was communication.
     ``reduce_grad`` is the stage's gradient all-reduce or reduce-scatter over data-parallel replicas,
-    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update; all once per use.
+    ``unshard`` the all-gather of its weights, ``optimizer`` its parameter update, ``reconstruct`` the recovery of
+    older weights from a moving average of gradients; all once per use.
     """
 
     forward: Seconds
@@ -64,6 +67,9 @@ class StageTimes:
     input_grad_collective: Seconds
     weight_grad_collective: Seconds
     recompute_collective: Seconds
+    overlap: Seconds
+    overlap_collective: Seconds
+    reconstruct: Seconds
 
     @classmethod
     def simple(cls, forward: Seconds, input_grad: Seconds, weight_grad: Seconds, **other: Seconds) -> StageTimes:
@@ -95,14 +101,40 @@ class StageSizes:
 
 
 @dataclass(frozen=True)
+class HostCopies:
+    """Copies of activations to host memory and back, per stage of shape (S,), as one GPU of a rank sees them.
+
+    ``offload_s`` and ``reload_s``: seconds for one micro-batch's activations while a neighbour copies the other way;
+    times ``alone`` while nobody does. ``switch`` (P,): ranks of equal numbers share a PCIe switch, on which at most
+    one copies in each direction at a time. ``gpus`` (N, P): GPUs of each rank on each node; ``memory_bytes``: host
+    memory of a node, None where it is not limited.
+    """
+
+    offload_s: Seconds
+    reload_s: Seconds
+    switch: NDArray[np.int64]
+    alone: float = 1.0
+    gpus: NDArray[np.int64] | None = None
+    memory_bytes: float | None = None
+
+    @classmethod
+    def unshared(cls, round_trip_s: Seconds, ranks: int) -> HostCopies:
+        """Every rank with a link of its own, half of the round trip each way."""
+        return cls(round_trip_s / 2, round_trip_s / 2, np.arange(ranks))
+
+
+@dataclass(frozen=True)
 class Costs:
     """Everything the lowering needs to price one step.
 
     ``pair_factor``: an overlapped pair of ops takes this times the sum of the two durations.
     ``gradient_buckets``: buckets in which a stage's gradients are reduced, shape (S,); one each when None.
-    ``collective_ports``: ports that a rank's data-parallel collectives occupy, shape (P, 2), or None.
+    ``collective_ports``: ports that a rank's data-parallel collectives use, shape (P, 2), or None.
+    ``reduce_share``, ``unshard_share``: how much of those ports a stage's collectives keep busy when they run
+    alone, 0..1, shape (S,); all of them when None.
     ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,).
     ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
+    ``host``: copies of activations to host memory; they are free when None.
     """
 
     times: StageTimes
@@ -113,6 +145,9 @@ class Costs:
     pair_factor: float = 1.0
     gradient_buckets: NDArray[np.int64] | None = None
     collective_ports: Ports | None = None
+    host: HostCopies | None = None
+    reduce_share: NDArray[np.float64] | None = None
+    unshard_share: NDArray[np.float64] | None = None
 
     @property
     def stages(self) -> int:

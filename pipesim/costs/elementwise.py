@@ -16,6 +16,12 @@ from pipesim.hardware import GPU
 # 0.50 against 0.67 on B200 for a permutation (MooreThreads/SimuMax:configs/system).
 GATHER_SHARE = 0.25
 
+# Kernels that compute per element or stride over heads, against streaming: gated activations 1035 and 1950 GB/s,
+# rotations 965 and 1690 GB/s on A100 and H100 (microsoft/vidur mlp.csv and attention profiles, 2048-4096 tokens), where
+# streaming kernels reach 1630 and 2680.
+GATED_SHARE = 0.68
+ROTARY_SHARE = 0.61
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -36,6 +42,16 @@ def kernel(moved_bytes: float) -> Traffic:
 def gather(moved_bytes: float) -> Traffic:
     """One kernel with random access by rows, its bytes scaled to what streaming would move in that time."""
     return Traffic(1, moved_bytes / GATHER_SHARE)
+
+
+def gated(moved_bytes: float) -> Traffic:
+    """One gated activation (SwiGLU), scaled likewise."""
+    return Traffic(1, moved_bytes / GATED_SHARE)
+
+
+def rotary(moved_bytes: float) -> Traffic:
+    """One rotation of queries and keys by their positions, scaled likewise."""
+    return Traffic(1, moved_bytes / ROTARY_SHARE)
 
 
 def elementwise_seconds(traffic: Traffic, gpu: GPU) -> float:

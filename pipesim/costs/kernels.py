@@ -8,7 +8,7 @@ parallelism).
 
 from __future__ import annotations
 
-from pipesim.costs.elementwise import Traffic, gather, kernel
+from pipesim.costs.elementwise import Traffic, gated, gather, kernel
 from pipesim.workload.memory import tokens
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import layer_parameters
@@ -99,11 +99,12 @@ class Kernels:
     def _activation(self, reads: int, writes: int) -> Traffic:
         """GeLU with its bias, or SwiGLU, over the feed-forward width on this GPU."""
         per_width = self.element * (reads + writes) * self.tokens
+        activation = gated if self.model.gated_mlp else kernel
         if not self.mixture or self.model.moe is None:
-            return kernel(per_width * self.model.ffn / self.shard.tensor)
+            return activation(per_width * self.model.ffn / self.shard.tensor)
         moe = self.model.moe
-        routed = kernel(per_width * moe.top_k * moe.ffn / self.shard.tensor)
-        return routed + (kernel(per_width * moe.shared_ffn / self.shard.tensor) if moe.shared_ffn else Traffic())
+        routed = activation(per_width * moe.top_k * moe.ffn / self.shard.tensor)
+        return routed + (activation(per_width * moe.shared_ffn / self.shard.tensor) if moe.shared_ffn else Traffic())
 
     def _routing(self) -> Traffic:
         """Softmax and top-k over the experts, and permuting token copies to experts and back."""

@@ -14,13 +14,14 @@ parallelism. Which collective belongs to which phase:
   backward; only what is longer than the attention it overlaps with is charged.
 - Experts: an all-to-all before and one after the experts, in either direction.
 
-None of it overlaps with computation otherwise. Full recomputation repeats the whole forward, communication
+Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
+rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
 included; selective recomputation repeats the attention core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,6 +44,10 @@ from pipesim.workload.training import Training
 # 4, divide 8; backward: scale 8, cast 4 + 2.
 _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
 
+# Communication beside a product takes processors from it: 15 % inside a node (calculon-ai/calculon systems;
+# DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132), so that much of what is hidden is paid all the same.
+OVERLAP_PRICE = 0.15
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -64,12 +69,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Forward, the two halves of the backward, and the forward work that recomputation repeats."""
+    """Forward, the two halves of the backward, the forward work that recomputation repeats, and what a backward
+    that is not split saves by communicating for its first half beside its second.
+    """
 
     forward: Phase = Phase()
     input_grad: Phase = Phase()
     weight_grad: Phase = Phase()
     recompute: Phase = Phase()
+    overlap: Phase = Phase()
 
     def __add__(self, other: LayerTimes) -> LayerTimes:
         return LayerTimes(
@@ -77,11 +85,12 @@ class LayerTimes:
             self.input_grad + other.input_grad,
             self.weight_grad + other.weight_grad,
             self.recompute + other.recompute,
+            self.overlap + other.overlap,
         )
 
     def times(self, count: int) -> LayerTimes:
         """So many layers of this kind."""
-        phases = (self.forward, self.input_grad, self.weight_grad, self.recompute)
+        phases = (self.forward, self.input_grad, self.weight_grad, self.recompute, self.overlap)
         return LayerTimes(*(phase * count for phase in phases))
 
 
@@ -107,13 +116,19 @@ class LayerCosts:
     def layer(self, mixture: bool = False) -> LayerTimes:
         """One transformer layer, for one micro-batch."""
         kernels = Kernels(self.model, self.training, self.shard, mixture)
-        matrices = attention_matrices(self.model) + feed_forward_matrices(self.model, mixture)
+        blocks = (attention_matrices(self.model), feed_forward_matrices(self.model, mixture))
+        matrices = blocks[0] + blocks[1]
+        split = blocks[:1] if mixture and self.shard.expert > 1 else blocks
         forward = self._matrices(matrices, "forward") + self._core_forward
         forward += self._kernels(kernels.forward()) + self._exchange(mixture)
         input_grad = self._matrices(matrices, "input_grad") + self._core_backward
         input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture)
         weight_grad = self._matrices(matrices, "weight_grad") + self._kernels(kernels.weight_grad())
-        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward)))
+        if self.training.tensor_overlap == "full" and self.shard.sequence_parallel:
+            forward += self._beside(split, "forward") * -1
+            input_grad += self._beside(split, "input_grad") * -1
+        overlap = self._beside_weight_grad(split)
+        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward), overlap))
 
     def embedding(self) -> LayerTimes:
         """Look-up of tokens, positions and dropout on the first stage; its gradient is all W."""
@@ -206,6 +221,7 @@ class LayerCosts:
             causal=model.causal,
             share=1.0 / self.shard.context,
             dropout=model.dropout,
+            version=training.attention_version,
         )
         return core_seconds(core, self.gpu, training.precision, training.flash_attention, backward)
 
@@ -242,6 +258,30 @@ class LayerCosts:
         once = self._collective(operation, size, "tensor")
         return Phase(times * once.seconds, times * once.collective_s)
 
+    def _beside_weight_grad(self, blocks: Iterable[Sequence[Matrix]]) -> Phase:
+        """Reducing the input's gradient beside the products that make the gradient of the same weights."""
+        if self.training.tensor_overlap == "none" or self.shard.tensor == 1:
+            return Phase()
+        operation: Operation = "reduce_scatter" if self.shard.sequence_parallel else "all_reduce"
+        return _total(self._hidden(operation, block, "column", "weight_grad", 1.0) for block in blocks)
+
+    def _beside(self, blocks: Iterable[Sequence[Matrix]], role: Role) -> Phase:
+        """Gathering beside the product it feeds, and scattering beside the one it follows, piece by piece: all
+        but one of as many pieces as GPUs. What the gradient's scatter hides behind is `_beside_weight_grad`.
+        """
+        share = 1.0 - 1.0 / self.shard.tensor
+        first, last = ("column", "row") if role == "forward" else ("row", "column")
+        gathers = (self._hidden("all_gather", block, first, role, share) for block in blocks)
+        if role != "forward":
+            return _total(gathers)
+        return _total(gathers) + _total(self._hidden("reduce_scatter", block, last, role, share) for block in blocks)
+
+    def _hidden(self, operation: Operation, block: Iterable[Matrix], split: str, role: Role, share: float) -> Phase:
+        """What a collective saves beside the products of a block's matrices that are split so."""
+        products = self._matrices([matrix for matrix in block if matrix.split == split], role).seconds
+        hidden = min(self._tensor(operation, 1).seconds, products * share)
+        return Phase((1.0 - OVERLAP_PRICE) * hidden, hidden)
+
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
         assert self.model.moe is not None
@@ -268,10 +308,15 @@ class LayerCosts:
         if not self.training.launch_floor:
             return times
         forward_s, backward_s = self.gpu.launch_floor_forward_s, self.gpu.launch_floor_backward_s
-        backward = times.input_grad.seconds + times.weight_grad.seconds
+        backward = times.input_grad.seconds + times.weight_grad.seconds - times.overlap.seconds
         stretch = max(backward_s / backward, 1.0)
         halves = (times.input_grad, times.weight_grad)
         input_grad, weight_grad = (half.at_least(half.seconds * stretch) for half in halves)
+        overlap = times.overlap.at_least(times.overlap.seconds * stretch)
         full = self.training.recompute == "full"
         recompute = times.recompute.at_least(forward_s) if full else times.recompute
-        return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute)
+        return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute, overlap)
+
+
+def _total(phases: Iterable[Phase]) -> Phase:
+    return sum(phases, Phase())

@@ -19,7 +19,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +229,11 @@ def _replaced(base: StageTimes, columns: Mapping[str, Column]) -> StageTimes:
     measured = {name: values for name, values in columns.items() if name != "backward"}
     if "backward" in columns:
         measured |= {"input_grad": columns["backward"] / 2, "weight_grad": columns["backward"] / 2}
-    collectives = [field.name for field in fields(base) if field.name.endswith("_collective")]
+    if measured.keys() & {"input_grad", "weight_grad"}:
+        nothing = np.zeros_like(base.overlap)
+        measured |= {"overlap": nothing, "overlap_collective": nothing}
+    parts = ("forward", "input_grad", "weight_grad", "recompute")
+    collectives = [f"{name}_collective" for name in parts]
     for name in collectives:
         whole = measured.get(name.removesuffix("_collective"))
         if whole is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, Hops, StageSizes, StageTimes
+from pipesim.costs.costs import Costs, Hops, HostCopies, StageSizes, StageTimes
 from pipesim.errors import ConfigError, Problem
 
 Given = float | Sequence[float]
@@ -24,6 +24,10 @@ def unit_costs(
     activation: Given = 1.0,
     weight_grad_share: float = 1.0,
     chunks: float = 1,
+    optimizer: Given = 0.0,
+    reconstruct: Given = 0.0,
+    weights: Given = 0.0,
+    offload: Given = 0.0,
 ) -> Costs:
     """Costs of ``stages`` stages on ``ranks`` ranks; times in seconds, sizes in whatever unit
     ``activation`` has.
@@ -31,24 +35,29 @@ def unit_costs(
     A number is for one rank's whole share of one micro-batch, so that with ``chunks`` stages per rank (on
     one route) each costs 1 / chunks of it. A list has one entry per stage, each that stage's own cost.
     ``p2p`` is the latency of one hop between ranks. ``activation`` is what F leaves behind and
-    ``weight_grad_share`` the part of it that W still needs after I. There are no weights, no collectives
-    and no capacity.
+    ``weight_grad_share`` the part of it that W still needs after I. ``optimizer`` is one update of a rank's
+    ``weights``, ``reconstruct`` the recovery of older ones, ``offload`` a round trip of the activations to host
+    memory, over a link of the rank's own. There are no collectives and no capacity.
 
     Raises ConfigError for a list of the wrong length, or a number that is negative or not finite.
     """
     problems: list[Problem] = []
     columns = {"forward": forward, "input_grad": input_grad, "weight_grad": weight_grad}
+    columns |= {"optimizer": optimizer, "reconstruct": reconstruct, "offload": offload}
     times = {name: _per_stage(f"costs.{name}", value, stages, chunks, problems) for name, value in columns.items()}
     kept = _per_stage("memory.activation", activation, stages, chunks, problems)
+    held = _per_stage("memory.weights", weights, stages, chunks, problems)
     _check_number("costs.p2p", p2p, math.inf, problems)
     _check_number("memory.weight_grad_share", weight_grad_share, 1.0, problems)
     if problems:
         raise ConfigError(problems)
+    round_trip_s = times.pop("offload")
     return Costs(
         times=StageTimes.simple(**times),
-        sizes=_only_activations(kept, weight_grad_share),
+        sizes=_sizes(kept, weight_grad_share, held),
         hops=Hops.uniform(ranks, p2p),
         buffers_bytes=np.zeros(ranks),
+        host=HostCopies.unshared(round_trip_s, ranks) if round_trip_s.any() else None,
     )
 
 
@@ -73,10 +82,10 @@ def _check_number(path: str, value: float, most: float, problems: list[Problem])
     problems.append(Problem(path, "is not usable", repr(value), allowed))
 
 
-def _only_activations(kept: NDArray[np.float64], weight_grad_share: float) -> StageSizes:
+def _sizes(kept: NDArray[np.float64], weight_grad_share: float, weights: NDArray[np.float64]) -> StageSizes:
     zero = np.zeros_like(kept)
     return StageSizes(
-        weights=zero,
+        weights=weights,
         gradients=zero,
         optimizer=zero,
         unsharded=zero,

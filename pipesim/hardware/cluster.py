@@ -13,8 +13,11 @@ from pipesim.hardware.gpu import GPU, read_gpu
 
 LinkKind = Literal["nvlink", "pcie", "network"]
 
-# For links given inline without a latency: NCCL send/receive as in links.yaml (nvlink3, infiniband-hdr).
-_USUAL_LATENCY = {"intra_node": "8 us", "inter_node": "30 us"}
+# For links given inline without a latency: as in links.yaml (nvlink3, infiniband-hdr, pcie4).
+_USUAL_LATENCY = {"intra_node": "8 us", "inter_node": "30 us", "host_link": "10 us"}
+
+# Four PCIe switches for eight GPUs in DGX-1, DGX A100 and DGX H100 (NVIDIA, system architecture papers).
+_GPUS_PER_SWITCH = 2
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Link:
     """One direction of a link: a transfer takes ``latency_s + bytes / bandwidth`` (bytes/s).
 
     ``bandwidth`` is per GPU inside a node and per network card between nodes. ``catalog_name`` is the entry
-    whose measured tables hold for this link, None for one that is given inline.
+    whose measured tables hold for this link, None for one that is given inline. ``duplex``: bytes/s in each direction
+    while both are busy; the same as in one when None.
     """
 
     name: str
@@ -30,11 +34,21 @@ class Link:
     bandwidth: float
     kind: LinkKind
     catalog_name: str | None = None
+    duplex: float | None = None
+
+    @property
+    def both_ways(self) -> float:
+        """Bytes/s in each direction while both are busy."""
+        return self.duplex if self.duplex is not None else self.bandwidth
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """``nodes`` equal nodes of ``gpus_per_node`` GPUs, each node with ``nics_per_node`` network cards."""
+    """``nodes`` equal nodes of ``gpus_per_node`` GPUs, each node with ``nics_per_node`` network cards.
+
+    ``gpus_per_switch`` GPUs share a PCIe switch and its ``host_link``. ``host_memory_bytes`` of a node may hold
+    activations; None for no limit.
+    """
 
     gpu: GPU
     gpus_per_node: int
@@ -43,6 +57,8 @@ class Cluster:
     inter_node: Link
     nics_per_node: int
     host_link: Link
+    gpus_per_switch: int = 2
+    host_memory_bytes: float | None = None
 
     @property
     def gpus(self) -> int:
@@ -74,13 +90,17 @@ def build_cluster(
     intra_node: str | Mapping[str, Any] | None = None,
     inter_node: str | Mapping[str, Any] | None = None,
     nics_per_node: int | None = None,
+    host_link: str | Mapping[str, Any] | None = None,
+    gpus_per_switch: int | None = None,
+    host_memory: float | None = None,
     path: str = "cluster",
 ) -> Cluster:
     """A cluster from plain values, as a config has them.
 
     ``gpu`` and the links are catalog names or mappings: ``{base: a100-sxm-80gb, memory: "64 GB"}``,
     ``{bandwidth: "12.5 GB/s", latency: "20 us", nics_per_node: 4}``. Links default to the GPU's usual ones,
-    the number of network cards to what the fabric's usual node has per GPU. Raises ConfigError with every
+    the number of network cards to what the fabric's usual node has per GPU, GPUs per PCIe switch to two.
+    ``host_memory`` is in bytes, per node. Raises ConfigError with every
     problem found, at paths under ``path``.
     """
     problems: list[Problem] = []
@@ -90,10 +110,13 @@ def build_cluster(
     usual_intra, usual_inter = ("nvlink3", "infiniband-hdr") if built_gpu is None else _usual_links(built_gpu)
     intra = _read_link(intra_node or usual_intra, f"{path}.intra_node", problems)
     inter = _read_link(inter_node or usual_inter, f"{path}.inter_node", problems)
+    usual_host = "pcie4" if built_gpu is None else built_gpu.host_link
+    host = _read_link(host_link or usual_host, f"{path}.host_link", problems)
     cards = _nics(nics_per_node, inter_node or usual_inter, node_size, path, problems)
+    shared = _per_switch(gpus_per_switch, node_size, path, problems)
     if built_gpu is None or problems:
         raise ConfigError(problems)
-    return Cluster(built_gpu, node_size, node_count, intra, inter, cards, _catalog_link(built_gpu.host_link, []))
+    return Cluster(built_gpu, node_size, node_count, intra, inter, cards, host, shared, host_memory)
 
 
 def _usual_links(gpu: GPU) -> tuple[str, str]:
@@ -101,7 +124,8 @@ def _usual_links(gpu: GPU) -> tuple[str, str]:
 
 
 def _read_link(value: object, path: str, problems: list[Problem]) -> Link:
-    """A link by name or inline; ``path`` ends in ``intra_node`` or ``inter_node``: what is allowed there."""
+    """A link by name or inline; ``path`` ends in ``intra_node``, ``inter_node`` or ``host_link``: what is
+    allowed there."""
     if isinstance(value, Mapping):
         return _inline_link(value, path, problems)
     known = _allowed_links(path)
@@ -121,24 +145,39 @@ def _catalog_link(name: str, problems: list[Problem]) -> Link:
     entry = catalog.load("links")[name]
     fields = Fields(entry, f"links.{name}", problems)
     latency_s = fields.quantity("latency", "seconds", positive=False)
-    return Link(name, latency_s, fields.quantity("bandwidth", "bytes_per_s"), entry["kind"], name)
+    duplex = fields.quantity("duplex", "bytes_per_s") if "duplex" in entry else None
+    return Link(name, latency_s, fields.quantity("bandwidth", "bytes_per_s"), entry["kind"], name, duplex)
 
 
 def _inline_link(value: Mapping[str, Any], path: str, problems: list[Problem]) -> Link:
     """``{bandwidth, latency, name}``, or a catalog link with some of it replaced: ``{base, ...}``."""
     where = path.rsplit(".", maxsplit=1)[-1]
     fields = Fields(value, path, problems)
-    fields.only(("base", "name", "bandwidth", "latency") + (("nics_per_node",) if where == "inter_node" else ("kind",)))
+    own = {"inter_node": ("nics_per_node",), "intra_node": ("kind",), "host_link": ("kind", "duplex")}
+    fields.only(("base", "name", "bandwidth", "latency", *own[where]))
     base: Mapping[str, Any] = {"latency": _USUAL_LATENCY[where]}
     if "base" in value:
         base = catalog.load("links")[fields.name("base", _allowed_links(path))]
-    kind = "network" if where == "inter_node" else fields.name("kind", ("nvlink", "pcie"), base.get("kind", "nvlink"))
+    usual = "pcie" if where == "host_link" else "nvlink"
+    kind = "network" if where == "inter_node" else fields.name("kind", ("nvlink", "pcie"), base.get("kind", usual))
+    duplex = value.get("duplex", None if "bandwidth" in value else base.get("duplex"))
     return Link(
         name=str(value.get("name", f"custom {kind}")),
         latency_s=fields.quantity("latency", "seconds", base["latency"], positive=False),
         bandwidth=fields.quantity("bandwidth", "bytes_per_s", base.get("bandwidth")),
         kind=kind,  # type: ignore[arg-type]
+        duplex=None if duplex is None else fields.quantity("duplex", "bytes_per_s", duplex),
     )
+
+
+def _per_switch(given: int | None, gpus_per_node: int, path: str, problems: list[Problem]) -> int:
+    if given is None:
+        return _GPUS_PER_SWITCH if gpus_per_node % _GPUS_PER_SWITCH == 0 else 1
+    shared = Fields({"gpus_per_switch": given}, path, problems).count("gpus_per_switch")
+    if gpus_per_node % shared:
+        allowed = f"a divisor of gpus_per_node = {gpus_per_node}"
+        problems.append(Problem(f"{path}.gpus_per_switch", "does not fit", repr(given), allowed))
+    return shared
 
 
 def _nics(given: object, inter_node: object, gpus_per_node: int, path: str, problems: list[Problem]) -> int:

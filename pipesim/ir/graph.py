@@ -27,6 +27,9 @@ NO_MESSAGE = -1
 COMPUTE, COLLECTIVE, HOST, SHARED = "compute", "collective", "host", "shared"
 """Names of streams: a rank's kernels, its data-parallel collectives, its host copies; shared by all ranks."""
 
+UPDATE = "update"
+"""Name of a rank's second compute stream, where it has an engine for weight gradients and the optimizer."""
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -43,7 +46,8 @@ class OpGraph:
     ``dep_starts`` (n + 1,) delimits each node's dependencies in ``dep_node``, ``dep_fraction`` (the share of
     the producer that must be done), ``dep_message`` (the stage whose boundary message travels, or -1) and
     ``dep_lag`` (picoseconds, set by binding). ``duration`` is in picoseconds, zero until bound. Streams
-    ``0..P-1`` are the ranks' compute streams.
+    ``0..P-1`` are the ranks' compute streams. ``factor`` (n,) multiplies what a node's kind and stage cost; None for
+    ones throughout.
     """
 
     placement: Placement
@@ -60,6 +64,7 @@ class OpGraph:
     dep_fraction: NDArray[np.float64] | None
     dep_message: NDArray[np.int32]
     dep_lag: NDArray[np.int64]
+    factor: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -73,6 +78,11 @@ class OpGraph:
     def microbatches(self) -> int:
         """Number of micro-batches M."""
         return len(self.route_of)
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether weights change between micro-batches: there is no flush."""
+        return bool(((self.kind == Kind.OPT) & (self.stage >= 0)).any())
 
     @property
     def stream(self) -> NDArray[np.int32]:

@@ -20,7 +20,11 @@ from pipesim.errors import ProgramError
 
 
 class Kind(enum.IntEnum):
-    """What an op does. The first four are compute that schedules emit; lowering adds the rest."""
+    """What an op does. The first four are compute that schedules emit; lowering adds the rest.
+
+    A schedule without a flush also says where each stage's weights change: OPT with a stage and the last
+    micro-batch whose gradient it applies. The OPT that lowering adds at the end of a step has neither.
+    """
 
     F = 0  # forward
     I = 1  # noqa: E741  backward for the input
@@ -38,10 +42,13 @@ class Kind(enum.IntEnum):
     RELOAD = 13  # and back
     OPT = 14  # optimizer step
     BARRIER = 15  # all ranks wait for the slowest
+    RECONSTRUCT = 16  # the weights of a micro-batch's forward, recovered from newer ones
 
 
 COMPUTE_KINDS = (Kind.F, Kind.I, Kind.W, Kind.B)
 BACKWARD_KINDS = (Kind.I, Kind.B)
+GRADIENT_KINDS = (Kind.W, Kind.B)
+"""Kinds that complete the gradient of a stage's weights for a micro-batch; a stage's OPT comes after them."""
 
 
 def is_any(kind: NDArray[np.int8], kinds: Sequence[Kind]) -> NDArray[np.bool_]:

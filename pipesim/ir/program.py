@@ -105,6 +105,11 @@ class Program:
         """Rank of every op."""
         return np.repeat(np.arange(self.ranks, dtype=np.int32), np.diff(self.starts))
 
+    @property
+    def has_updates(self) -> bool:
+        """Whether weights change within the program: there is no flush."""
+        return bool(((self.kind == Kind.OPT) & (self.stage >= 0)).any())
+
     def __len__(self) -> int:
         return len(self.kind)
 
@@ -140,8 +145,13 @@ class Program:
         """PyTorch's compute-only schedule CSV, one row per rank.
 
         Raises:
-            ProgramError: the program has several routes, which that format cannot express.
+            ProgramError: the program has several routes, or optimizer steps, which that format cannot express.
         """
+        if self.has_updates:
+            raise ProgramError(
+                "a program with optimizer steps between its micro-batches cannot be written as PyTorch schedule CSV: "
+                "there, the optimizer steps once, after the schedule"
+            )
         if self.placement.routes > 1:
             raise ProgramError(
                 f"a program with {self.placement.routes} routes cannot be written as PyTorch schedule CSV: "

@@ -8,7 +8,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from pipesim.errors import PipesimError
 from pipesim.ir.graph import OpGraph
+
+LONGEST = 2**62
+"""Picoseconds that a step may take in all: half of what 64 bits hold."""
 
 PICOSECONDS = 10**12
 """Picoseconds in a second; all engine times are integer picoseconds."""
@@ -48,7 +52,11 @@ class Timeline:
     @cached_property
     def binding(self) -> NDArray[np.int64]:
         """For each of `waits`, the dependency that arrived last, the first of them on a tie; -1 for none."""
-        begin, stop = (self.graph.dep_starts[self.waits + i].astype(np.int64) for i in (0, 1))
+        return self.bindings(self.waits)
+
+    def bindings(self, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each of ``nodes``, the dependency that arrived last, the first of them on a tie; -1 for none."""
+        begin, stop = (self.graph.dep_starts[nodes + i].astype(np.int64) for i in (0, 1))
         binding = np.where(stop > begin, begin, -1)
         left = np.flatnonzero(stop > begin + 1)
         latest = self.arrival_of(begin[left])
@@ -96,8 +104,23 @@ class Timeline:
 
 
 def to_picoseconds(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Seconds, any shape, rounded to the nearest picosecond."""
-    return np.rint(np.asarray(seconds, np.float64) * PICOSECONDS).astype(np.int64)
+    """Seconds, any shape, rounded to the nearest picosecond.
+
+    Raises:
+        PipesimError: a time is longer than engines can count.
+    """
+    picoseconds = np.asarray(seconds, np.float64) * PICOSECONDS
+    check_countable(float(picoseconds.max(initial=0.0)))
+    return np.rint(picoseconds).astype(np.int64)
+
+
+def check_countable(picoseconds: float) -> None:
+    """Raise `PipesimError` when a time does not fit into 64 bits of picoseconds."""
+    if picoseconds >= LONGEST:
+        raise PipesimError(
+            f"{picoseconds / PICOSECONDS:.3g} s in one step is more than can be counted in integer picoseconds "
+            f"({LONGEST / PICOSECONDS:.3g} s); give the costs in a larger unit"
+        )
 
 
 def to_seconds(picoseconds: int) -> float:

@@ -1,4 +1,7 @@
-"""Is a program one training step? Each op once, on the right rank, and nobody waits for itself."""
+"""Is a program one training step? Each op once, on the right rank, and nobody waits for itself.
+
+A program without a flush is one stretch of training: its optimizer steps apply every gradient.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipesim.errors import DeadlockError, ProgramError
 from pipesim.ir.graph import OpGraph
-from pipesim.ir.op import Kind, Op
+from pipesim.ir.op import GRADIENT_KINDS, Kind, Op
 from pipesim.ir.program import Program
 from pipesim.ir.replay import NEVER, earliest_ends
 from pipesim.ir.rules import ROLE_KINDS, RULES
@@ -17,11 +20,12 @@ _AROUND = 3
 
 
 def verify(program: Program) -> None:
-    """Check a program of compute ops.
+    """Check a program of compute ops, and of optimizer steps between them where there is no flush.
 
     Every (stage, micro-batch) needs one F and either one B or one I and one W, all on the rank that the
     micro-batch's route gives to the stage, no W before its I, and no overlapped pair of which one op needs
-    the other.
+    the other. If there are optimizer steps, each is one for a stage and a micro-batch, comes after that
+    micro-batch's B or W, and leaves none of the stage's gradients out.
 
     Raises:
         ProgramError: with the ops around the first offending one.
@@ -32,6 +36,8 @@ def verify(program: Program) -> None:
     _check_once(program, counts)
     _check_weight_after_input(program)
     _check_pairs(program)
+    if program.has_updates:
+        _check_updates(program)
 
 
 def check_progress(graph: OpGraph) -> None:
@@ -49,11 +55,11 @@ def _check_range(program: Program) -> None:
     placement = program.placement
     bad = (program.stage < 0) | (program.stage >= placement.stages)
     bad |= (program.microbatch < 0) | (program.microbatch >= program.microbatches)
-    bad |= program.kind > Kind.B
+    bad |= (program.kind > Kind.B) & (program.kind != Kind.OPT)
     if bad.any():
         node = int(np.flatnonzero(bad)[0])
         raise ProgramError(
-            f"{_op(program, node)} is outside the step: kinds F I W B, stages 0..{placement.stages - 1}, "
+            f"{_op(program, node)} is outside the step: kinds F I W B (and OPT), stages 0..{placement.stages - 1}, "
             f"micro-batches 0..{program.microbatches - 1}\n{around(program, node)}"
         )
 
@@ -72,7 +78,9 @@ def _check_ranks(program: Program) -> None:
 def _counts(program: Program) -> NDArray[np.int64]:
     """How often each (kind, stage, micro-batch) occurs, shape (4, S, M)."""
     shape = (4, program.placement.stages, program.microbatches)
-    key = np.ravel_multi_index((program.kind.astype(np.int64), program.stage, program.microbatch), shape)
+    compute = program.kind <= Kind.B
+    columns = (program.kind.astype(np.int64), program.stage, program.microbatch)
+    key = np.ravel_multi_index(tuple(column[compute] for column in columns), shape)
     return np.bincount(key, minlength=int(np.prod(shape))).reshape(shape)
 
 
@@ -134,6 +142,38 @@ def _check_pairs(program: Program) -> None:
                     f"{_op(program, consumer)} cannot overlap with {_op(program, producer)}, which it needs\n"
                     f"{around(program, node)}"
                 )
+
+
+def _check_updates(program: Program) -> None:
+    """Every optimizer step follows the gradient that it is named after; none of its stage's is left out."""
+    shape = (program.placement.stages, program.microbatches)
+    updates = np.flatnonzero(program.kind == Kind.OPT)
+    gradients = np.flatnonzero(np.isin(program.kind, GRADIENT_KINDS))
+    complete = np.zeros(shape, np.int64)
+    complete[program.stage[gradients], program.microbatch[gradients]] = gradients
+    early = updates[updates < complete[program.stage[updates], program.microbatch[updates]]]
+    if len(early):
+        node = int(early[0])
+        raise ProgramError(f"{_op(program, node)} comes before its gradient\n{around(program, node)}")
+    key = program.stage[updates].astype(np.int64) * shape[1] + program.microbatch[updates]
+    twice = updates[np.setdiff1d(np.arange(len(key)), np.unique(key, return_index=True)[1])]
+    if len(twice):
+        node = int(twice[0])
+        raise ProgramError(f"{_op(program, node)} occurs more than once\n{around(program, node)}")
+    _check_all_applied(program, updates, gradients)
+
+
+def _check_all_applied(program: Program, updates: NDArray[np.int64], gradients: NDArray[np.int64]) -> None:
+    rank = program.rank
+    last = np.full((program.ranks, program.placement.stages), -1, np.int64)
+    last[rank[updates], program.stage[updates]] = updates
+    lost = gradients[gradients > last[rank[gradients], program.stage[gradients]]]
+    if len(lost):
+        node = int(lost[0])
+        raise ProgramError(
+            f"no optimizer step applies {_op(program, node)}: there is no OPT of stage {program.stage[node]} after it\n"
+            f"{around(program, node)}"
+        )
 
 
 def _needs(program: Program, consumer: int, producer: int) -> bool:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, Seconds, StageTimes
-from pipesim.ir.graph import OpGraph, padded
+from pipesim.costs.costs import Costs, Seconds
+from pipesim.ir.graph import NO_MESSAGE, OpGraph, padded
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Ranks
-from pipesim.ir.timeline import to_picoseconds
-from pipesim.ir.traffic import Traffic
+from pipesim.ir.timeline import check_countable, to_picoseconds
+from pipesim.ir.traffic import WHOLE, Traffic
+from pipesim.lowering.exchanges import exchanges_of
 from pipesim.lowering.messages import hop_ends, hops_of
 
 Picoseconds = NDArray[np.int64]
 
 
 def bind(graph: OpGraph, costs: Costs) -> OpGraph:
-    """The graph with every op's duration and every dependency's lag taken from ``costs``."""
-    return Binder(graph).bind(costs)
+    """The graph with every op's duration and every dependency's lag taken from ``costs``.
+
+    Raises:
+        PipesimError: all ops together would take longer than engines can count.
+    """
+    bound = Binder(graph).bind(costs)
+    check_countable(float(bound.duration.sum(dtype=np.float64)) + float(bound.dep_lag.sum(dtype=np.float64)))
+    return bound
 
 
 class Binder:
@@ -30,9 +37,11 @@ class Binder:
         self._buckets = np.flatnonzero(graph.kind == Kind.REDUCE_GRAD)
         self._whole_rank = np.flatnonzero(graph.stage < 0)
         self._pairs = np.flatnonzero(graph.paired)
+        self._scaled = None if graph.factor is None else np.flatnonzero(graph.factor != 1.0)
         self._hops, self._ends = hops_of(graph), hop_ends(graph.placement)
         fraction = graph.dep_fraction
         self._parts = None if fraction is None else np.flatnonzero(fraction < 1.0)
+        self._exchanges = exchanges_of(graph, self._hops)
 
     def bind(self, costs: Costs) -> OpGraph:
         """The graph with durations and lags."""
@@ -41,7 +50,7 @@ class Binder:
 
     def durations(self, costs: Costs) -> Picoseconds:
         """Duration of every node, shape (n,); the second op of an overlapped pair takes none."""
-        table = duration_table(costs.times)
+        table = duration_table(costs)
         duration = padded(table)[self._places]
         if len(self._buckets):
             self._split_reductions(costs, duration)
@@ -52,12 +61,17 @@ class Binder:
             both = duration[first] + duration[first + 1]
             duration[first] = np.rint(both * costs.pair_factor).astype(np.int64)
             duration[first + 1] = 0
+        if self.graph.factor is not None and self._scaled is not None:
+            some = self._scaled
+            duration[some] = np.rint(duration[some] * self.graph.factor[some]).astype(np.int64)
         return duration
 
     def lags(self, costs: Costs, duration: Picoseconds) -> Picoseconds:
         """Lag of every dependency, shape (m,), for the durations of the nodes."""
         table = _hop_table(self._ends, costs)
         lag = table.ravel()[self._hops] if table.any() else np.zeros(len(self._hops), np.int64)
+        if self._exchanges is not None:
+            lag[self._exchanges.edges] += self._exchanges.waits(_occupied_table(self._ends, costs), costs, self._ends)
         fraction, part = self.graph.dep_fraction, self._parts
         if fraction is not None and part is not None:
             left = duration[self.graph.dep_node[part]] * (1.0 - fraction[part])
@@ -79,11 +93,14 @@ class Binder:
         duration[nodes] = np.where(owner < 0, 0, sums[owner, self.graph.kind[nodes]])
 
 
-def duration_table(times: StageTimes) -> Picoseconds:
-    """Picoseconds by kind and stage, shape (kinds, S). A full backward is exactly its two halves."""
-    table = np.zeros((len(Kind), len(times.forward)), np.int64)
+def duration_table(costs: Costs) -> Picoseconds:
+    """Picoseconds by kind and stage, shape (kinds, S). A full backward is its two halves less their overlap."""
+    times, host = costs.times, costs.host
+    table = np.zeros((len(Kind), costs.stages), np.int64)
     table[list(_PRICES)] = to_picoseconds(np.stack([getattr(times, name) for name in _PRICES.values()]))
-    table[Kind.B] = table[Kind.I] + table[Kind.W]
+    table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap)
+    if host is not None:
+        table[Kind.OFFLOAD], table[Kind.RELOAD] = to_picoseconds(host.offload_s), to_picoseconds(host.reload_s)
     return table
 
 
@@ -95,6 +112,7 @@ _PRICES = {
     Kind.REDUCE_GRAD: "reduce_grad",
     Kind.UNSHARD: "unshard",
     Kind.OPT: "optimizer",
+    Kind.RECONSTRUCT: "reconstruct",
 }
 
 
@@ -105,18 +123,56 @@ def _hop_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
     return to_picoseconds(seconds)
 
 
+def _occupied_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
+    """Picoseconds for which a message keeps the ports of every hop, shape (routes, S, 2)."""
+    occupied = to_picoseconds(_occupied_s(ends, costs))
+    occupied[:, -1] = 0
+    return occupied
+
+
 def _occupied_s(ends: tuple[Ranks, Ranks], costs: Costs) -> Seconds:
     return costs.sizes.message[:, None] * costs.hops.seconds_per_byte[ends]
 
 
 def traffic(graph: OpGraph, costs: Costs) -> Traffic:
-    """Which ports the messages and collectives of a graph occupy, and for how long."""
+    """Which ports the messages and collectives of a graph occupy, and for how long.
+
+    Messages of one blocking exchange share ports like all others, instead of the waits that `bind` adds for them.
+    """
     ends, hop = hop_ends(graph.placement), hops_of(graph)
     ports = np.stack([costs.hops.send_port[ends], costs.hops.receive_port[ends]], axis=-1)
-    occupied = to_picoseconds(_occupied_s(ends, costs))
-    ports[:, -1], occupied[:, -1] = -1, 0
-    node_ports = np.full((len(graph), 2), -1, np.int32)
+    occupied = _occupied_table(ends, costs)
+    latency = _hop_table(ends, costs) - occupied
+    node_ports, node_share = _collectives(graph, costs)
+    return Traffic(
+        message=_message_numbers(graph, hop),
+        dep_ports=ports.reshape(-1, 2)[hop],
+        dep_occupied=occupied.ravel()[hop],
+        dep_latency=latency.ravel()[hop],
+        node_ports=node_ports,
+        node_share=node_share,
+    )
+
+
+def _message_numbers(graph: OpGraph, hop: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The message that each dependency waits for: one each, or one for both ends of a blocking transfer."""
+    number = np.full(len(graph.dep_node), -1, np.int64)
+    exchanges = exchanges_of(graph, hop)
+    if exchanges is not None:
+        number[exchanges.edges] = exchanges.message
+    else:
+        edges = np.flatnonzero(graph.dep_message != NO_MESSAGE)
+        number[edges] = np.arange(len(edges))
+    return number
+
+
+def _collectives(graph: OpGraph, costs: Costs) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Ports of every node, shape (n, 2), and how many 1024ths of them it keeps busy, shape (n,)."""
+    ports, share = np.full((len(graph), 2), -1, np.int32), np.full(len(graph), WHOLE, np.int64)
     if costs.collective_ports is not None:
-        nodes = np.flatnonzero((graph.kind == Kind.REDUCE_GRAD) | (graph.kind == Kind.UNSHARD))
-        node_ports[nodes] = costs.collective_ports[graph.rank[nodes]]
-    return Traffic(ports.reshape(-1, 2)[hop], occupied.ravel()[hop], node_ports)
+        for kind, shares in ((Kind.REDUCE_GRAD, costs.reduce_share), (Kind.UNSHARD, costs.unshard_share)):
+            nodes = np.flatnonzero(graph.kind == kind)
+            ports[nodes] = costs.collective_ports[graph.rank[nodes]]
+            if shares is not None:
+                share[nodes] = np.ceil(shares[graph.stage[nodes]] * WHOLE).astype(np.int64)
+    return ports, share

@@ -5,6 +5,11 @@ produced and receives what the rule below assigns to this place. A receive stand
 estimated end (all forwards one unit, backwards two, transfers free) is not earlier than the sender's, and at
 the latest right before the op that needs it. So both ends of a transfer reach it at about the same time and no
 circular wait arises; ServiceNow/Fast-LLM:fast_llm/engine/schedule/runner.py places its receives likewise.
+
+Interleaved 1F1B in Megatron-LM exchanges less often: after each forward of the warm-up, after each forward and
+backward *together* in the steady state, and after each backward of the drain, always sending what was just made
+and receiving what comes next (forward_backward_pipelining_with_interleaving in megatron/core/pipeline_parallel/
+schedules.py). All ranks then go in lockstep.
 """
 
 from __future__ import annotations
@@ -15,24 +20,40 @@ from numpy.typing import NDArray
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
-from pipesim.ir.replay import earliest_ends
+from pipesim.ir.replay import NEVER, earliest_ends
 from pipesim.lowering.connect import connect
 from pipesim.lowering.insert import insert_ops
 
 _UNITS = {Kind.F: 1, Kind.I: 1, Kind.W: 1, Kind.B: 2, Kind.RECOMPUTE: 1}
 
 
-def insert_exchanges(program: Program) -> Program:
-    """The program with a SEND and a RECV for every transfer between ranks."""
+def insert_exchanges(program: Program, pairs: bool = False) -> Program:
+    """The program with a SEND and a RECV for every transfer between ranks.
+
+    ``pairs``: a forward and the backward after it are followed by one exchange. Where this would let ranks wait in
+    a circle, there is one after each.
+    """
     graph = connect(program)
     end = earliest_ends(graph, _unit_durations(graph))
+    if pairs:
+        together = _inserted(program, graph, None)
+        if bool((earliest_ends(connect(together), np.zeros(len(together), np.int64)) != NEVER).all()):
+            return together
+    return _inserted(program, graph, end)
+
+
+def _inserted(program: Program, graph: OpGraph, end: NDArray[np.int64] | None) -> Program:
+    """Exchanges around single ops, by their estimated ends; or around forwards and backwards together for None."""
     consumer = np.repeat(np.arange(len(graph)), np.diff(graph.dep_starts))
     travels = np.flatnonzero(graph.dep_message != NO_MESSAGE)
     sender, receiver = graph.dep_node[travels].astype(np.int64), consumer[travels]
     sender_of, needed_by = _true_ends(program, sender, receiver, graph.dep_message[travels])
     forward = program.kind[sender_of] == Kind.F
-    send_at = _after(program, sender_of)
-    receive_at = _receive_places(program, end, sender_of, needed_by)
+    if end is None:
+        first, after = _turns(program)
+        send_at, receive_at = after[sender_of], first[needed_by]
+    else:
+        send_at, receive_at = _after(program, sender_of), _receive_places(program, end, sender_of, needed_by)
     before = np.concatenate([send_at, receive_at])
     kind = np.concatenate([np.where(forward, Kind.SEND_F, Kind.SEND_B), np.where(forward, Kind.RECV_F, Kind.RECV_B)])
     step = np.where(forward, 1, -1)
@@ -74,6 +95,19 @@ def _true_ends(
 def _after(program: Program, node: NDArray[np.int64]) -> NDArray[np.int64]:
     """The place right after an op, or after the pair that it begins."""
     return node + 1 + program.paired[node]
+
+
+def _turns(program: Program) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For every op, the first op of its turn and the place after the last: a backward joins the forward before it."""
+    kind, start = program.kind, np.zeros(len(program) + 1, bool)
+    start[program.starts] = True
+    inner = np.flatnonzero(~start[:-1])
+    previous = kind[inner - 1]
+    backward = (kind[inner] == Kind.B) & ((previous == Kind.F) | (previous == Kind.RECOMPUTE))
+    start[inner] = ~(backward | ((kind[inner] == Kind.RECOMPUTE) & (previous == Kind.F)))
+    turn = np.cumsum(start[:-1]) - 1
+    begins = np.flatnonzero(start)
+    return begins[turn], begins[turn + 1]
 
 
 def _receive_places(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipesim.ir.graph import NO_MESSAGE, OpGraph, Stream
 from pipesim.ir.op import Kind
@@ -20,15 +21,17 @@ class Extension:
     sizes: list[int] = field(default_factory=list)
     nodes: list[tuple[int, int, int]] = field(default_factory=list)
     deps: list[tuple[int, int, float]] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
 
     def stream(self, rank: int, name: str) -> None:
         """Start a new stream; the nodes that follow belong to it."""
         self.streams.append(Stream(rank, name))
         self.sizes.append(0)
 
-    def node(self, kind: Kind, stage: int = NO_STAGE, microbatch: int = NO_STAGE) -> int:
+    def node(self, kind: Kind, stage: int = NO_STAGE, microbatch: int = NO_STAGE, factor: float = 1.0) -> int:
         """Append a node to the newest stream; its number in the extended graph."""
         self.nodes.append((int(kind), stage, microbatch))
+        self.factors.append(factor)
         self.sizes[-1] += 1
         return len(self.graph) + len(self.nodes) - 1
 
@@ -51,7 +54,15 @@ class Extension:
             microbatch=np.concatenate([graph.microbatch, added[:, 2].astype(np.int32)]),
             paired=np.concatenate([graph.paired, np.zeros(len(added), bool)]),
             duration=np.concatenate([graph.duration, np.zeros(len(added), np.int64)]),
+            factor=self._factors(),
         )
+
+    def _factors(self) -> NDArray[np.float64] | None:
+        new = np.array(self.factors, np.float64)
+        if self.graph.factor is None and bool((new == 1.0).all()):
+            return None
+        old = self.graph.factor if self.graph.factor is not None else np.ones(len(self.graph))
+        return np.concatenate([old, new])
 
 
 def _with_deps(graph: OpGraph, deps: list[tuple[int, int, float]], nodes: int) -> OpGraph:

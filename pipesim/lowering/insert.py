@@ -1,4 +1,5 @@
-"""Passes that add ops to the ranks' own queues: recomputation before backwards, the optimizer at the end."""
+"""Passes that add ops to the ranks' own queues: recomputation before backwards, the optimizer at the
+end."""
 
 from __future__ import annotations
 
@@ -21,6 +22,14 @@ def insert_recompute(program: Program, recompute_s: NDArray[np.float64]) -> Prog
     second = np.zeros(len(program), bool)
     second[1:] = program.paired[:-1]
     return insert_ops(program, nodes - second[nodes], Kind.RECOMPUTE, program.stage[nodes], program.microbatch[nodes])
+
+
+def insert_reconstruct(program: Program, stages: NDArray[np.bool_]) -> Program:
+    """A RECONSTRUCT right before every backward of the chosen stages, shape (S,); pairs are not split."""
+    nodes = np.flatnonzero(np.isin(program.kind, BACKWARD_KINDS) & stages[program.stage])
+    second = np.zeros(len(program), bool)
+    second[1:] = program.paired[:-1]
+    return insert_ops(program, nodes - second[nodes], Kind.RECONSTRUCT, program.stage[nodes], program.microbatch[nodes])
 
 
 def append_optimizer(program: Program) -> Program:

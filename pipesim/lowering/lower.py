@@ -13,10 +13,13 @@ from pipesim.costs.costs import Costs
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
+from pipesim.ir.updates import WeightPolicy, stale_stages
 from pipesim.lowering.blocking import insert_exchanges
 from pipesim.lowering.connect import connect
 from pipesim.lowering.data_parallel import DataParallel, add_barrier, add_data_parallel
-from pipesim.lowering.insert import append_optimizer, insert_recompute
+from pipesim.lowering.insert import append_optimizer, insert_recompute, insert_reconstruct
+from pipesim.lowering.offload import add_offload
+from pipesim.lowering.updates import add_reductions, split_engines
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,10 @@ class Lowering:
     ``p2p``: transfers beside the compute stream, or holding it. ``zero``: ZeRO stage. ``synchronous``: all
     ranks wait for each other before the optimizer step. ``triggers`` and ``blocking_reductions``: as in
     `DataParallel`, with triggers numbered in the program as the schedule made it; None for "after the stage's
-    last backward".
+    last backward". ``paired_exchanges``: blocking transfers come after a forward and a backward together.
+    ``weights`` and ``second_engine`` concern programs with optimizer steps of their own: how backwards get at
+    their forwards' weights, and whether W and OPT run beside the compute stream. ``offload``: the share of
+    activations that goes to host memory and back.
     """
 
     p2p: Literal["overlapped", "blocking"] = "overlapped"
@@ -34,17 +40,23 @@ class Lowering:
     synchronous: bool = True
     triggers: NDArray[np.int64] | None = None
     blocking_reductions: bool = False
+    paired_exchanges: bool = False
+    weights: WeightPolicy = WeightPolicy.STASH
+    second_engine: bool = False
+    offload: float = 0.0
 
 
 def lower(program: Program, costs: Costs, options: Lowering | None = None) -> OpGraph:
     """The graph of a whole step, unbound: which ops exist depends on which costs are not zero."""
     options = options if options is not None else Lowering()
+    if program.has_updates:
+        return _lower_without_flush(program, costs, options)
     times = costs.times
     made = program
     if times.recompute.any():
         program = insert_recompute(program, times.recompute)
     if options.p2p == "blocking":
-        program = insert_exchanges(program)
+        program = insert_exchanges(program, options.paired_exchanges)
     reduces, gathers = bool(times.reduce_grad.any()), bool(times.unshard.any())
     steps = bool(times.optimizer.any()) or reduces
     if steps:
@@ -61,14 +73,31 @@ def lower(program: Program, costs: Costs, options: Lowering | None = None) -> Op
             gather=gathers,
         )
         graph = add_data_parallel(graph, spec)
-    return add_barrier(graph) if steps and options.synchronous else graph
+    if steps and options.synchronous:
+        graph = add_barrier(graph)
+    return add_offload(graph, costs, options.offload) if options.offload else graph
+
+
+def _lower_without_flush(program: Program, costs: Costs, options: Lowering) -> OpGraph:
+    """Optimizer steps are in the program already; each waits for the reduction of its gradient."""
+    times = costs.times
+    if options.weights == WeightPolicy.AVERAGE and times.reconstruct.any():
+        program = insert_reconstruct(program, stale_stages(program) & (times.reconstruct > 0))
+    if times.recompute.any():
+        program = insert_recompute(program, times.recompute)
+    if options.p2p == "blocking":
+        program = insert_exchanges(program)
+    graph = connect(program)
+    if options.second_engine:
+        graph = split_engines(graph)
+    return add_reductions(graph, costs.buckets) if times.reduce_grad.any() else graph
 
 
 def shape(costs: Costs) -> tuple[Hashable, ...]:
     """What `lower` reads from costs: two costs of equal shape lower a program to the same graph."""
     times = costs.times
     present = (bool(part.any()) for part in (times.reduce_grad, times.unshard, times.optimizer))
-    return (times.recompute > 0).tobytes(), *present, costs.buckets.tobytes()
+    return (times.recompute > 0).tobytes(), (times.reconstruct > 0).tobytes(), *present, costs.buckets.tobytes()
 
 
 def last_gradient_ops(program: Program) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ Bytes = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class MemoryEffects:
-    """Activation bytes per node of the compute streams: ``takes`` at its start, ``gives`` back at its end."""
+    """Activation bytes per node: ``takes`` at its start, ``gives`` back at its end."""
 
     takes: Bytes
     gives: Bytes
@@ -26,7 +26,8 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
     """Activations live from F's start until B's end; with I and W apart, W keeps its part until its own end.
 
     A recomputation brings back what it had saved, until the backward that follows it ends. In an overlapped
-    pair both ops take at the pair's start and give at its end.
+    pair both ops take at the pair's start and give at its end. What is offloaded is gone when the copy ends, and
+    there again when the copy back starts.
     """
     kept, late, again = sizes.activations, sizes.weight_grad_activations, sizes.recomputed
     takes, gives = np.zeros((len(Kind), len(kept))), np.zeros((len(Kind), len(kept)))
@@ -35,11 +36,11 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
     gives[Kind.B] = kept
     gives[Kind.I] = kept - late
     gives[Kind.W] = late
-    count = graph.compute_nodes
-    effects = MemoryEffects(graph.lookup(takes)[:count], graph.lookup(gives)[:count])
+    gives[Kind.OFFLOAD] = takes[Kind.RELOAD] = kept
+    effects = MemoryEffects(graph.lookup(takes), graph.lookup(gives))
     if again.any():
         _return_recomputed(graph, again, effects.gives)
-    first = np.flatnonzero(graph.paired[:count])
+    first = np.flatnonzero(graph.paired)
     effects.takes[first] += effects.takes[first + 1]
     effects.takes[first + 1] = 0.0
     effects.gives[first + 1] += effects.gives[first]
@@ -49,8 +50,7 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
 
 def _return_recomputed(graph: OpGraph, again: Bytes, gives: Bytes) -> None:
     """Backwards that follow a RECOMPUTE also give back what it brought."""
-    count = graph.compute_nodes
-    kind, stage, microbatch = graph.kind[:count], graph.stage[:count], graph.microbatch[:count]
+    kind, stage, microbatch = graph.kind, graph.stage, graph.microbatch
     recomputed = np.zeros((len(again), graph.microbatches), bool)
     nodes = np.flatnonzero(kind == Kind.RECOMPUTE)
     recomputed[stage[nodes], microbatch[nodes]] = True

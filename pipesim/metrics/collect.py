@@ -7,11 +7,10 @@ from typing import Any
 
 from pipesim.costs.costs import Costs
 from pipesim.ir.timeline import Timeline, to_seconds
-from pipesim.lowering.memory import activation_effects
 from pipesim.metrics import memory
-from pipesim.metrics.breakdown import PARTS, breakdown
-from pipesim.metrics.busy import measure
-from pipesim.metrics.critical import critical_path, shares
+from pipesim.metrics.breakdown import PARTS
+from pipesim.metrics.critical import shares
+from pipesim.metrics.summary import Summary, summarize
 
 SCHEMA_VERSION = 1
 
@@ -34,13 +33,14 @@ class Work:
 
 def collect(timeline: Timeline, costs: Costs, work: Work | None) -> dict[str, Any]:
     """Metrics of one simulated step; quantities that the abstract form cannot know are None."""
-    busy = measure(timeline)
-    parts = breakdown(timeline, costs.times)
-    in_seconds = {name: parts[name] / 1e12 for name in PARTS}
+    return report(summarize(timeline, costs), costs, work)
+
+
+def report(summary: Summary, costs: Costs, work: Work | None) -> dict[str, Any]:
+    """The metrics of a summary as plain data."""
+    busy = summary.busy
+    in_seconds = {name: summary.parts[name] / 1e12 for name in PARTS}
     step_s = to_seconds(busy.step)
-    peak_in_flight = memory.in_flight(timeline.graph)
-    fixed = memory.resident(timeline.graph, costs)
-    peaks = memory.peaks(timeline, activation_effects(timeline.graph, costs.sizes), fixed)
     return {
         "step_time_s": step_s,
         "compute_makespan_s": to_seconds(busy.makespan),
@@ -48,7 +48,7 @@ def collect(timeline: Timeline, costs: Costs, work: Work | None) -> dict[str, An
         "bubble_overhead": busy.bubble_overhead,
         "span_bubble_fraction": busy.span_bubble_fraction,
         "throughput": throughput(step_s, work),
-        "memory": _memory(peaks, costs),
+        "memory": _memory(summary.peaks, costs),
         "time_breakdown": {name: float(value.mean()) for name, value in in_seconds.items()},
         "ranks": [
             {
@@ -56,13 +56,13 @@ def collect(timeline: Timeline, costs: Costs, work: Work | None) -> dict[str, An
                 "busy_s": to_seconds(int(busy.busy[rank])),
                 "bubble_fraction": busy.rank_bubble_fraction(rank),
                 "span_s": to_seconds(int(busy.span[rank])),
-                "peak_in_flight": float(peak_in_flight[rank]),
+                "peak_in_flight": float(summary.peak_in_flight[rank]),
                 "time_breakdown": {name: float(value[rank]) for name, value in in_seconds.items()},
-                "memory": _rank_memory(rank, fixed, peaks),
+                "memory": _rank_memory(rank, summary.resident, summary.peaks),
             }
-            for rank in range(timeline.graph.ranks)
+            for rank in range(len(busy.busy))
         ],
-        "critical_path": shares(timeline, critical_path(timeline)),
+        "critical_path": shares(summary.path, busy.step),
     }
 
 

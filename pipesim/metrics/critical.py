@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +19,20 @@ class Segment(NamedTuple):
     """A piece of the critical path, in picoseconds.
 
     Ops ``first..last`` of one stream that follow each other without a gap; or, with ``hop``, the transfer that
-    arrives at ``first``. The last op may go on beyond ``end``: part of it was enough for what comes next.
+    arrives at ``first`` through dependency ``edge``. The last op may go on beyond ``end``: part of it was enough
+    for what comes next.
     """
 
     first: int
     last: int
     start: int
     end: int
-    hop: bool = False
+    edge: int = -1
+
+    @property
+    def hop(self) -> bool:
+        """Whether it is a transfer."""
+        return self.edge >= 0
 
 
 def critical_path(timeline: Timeline) -> list[Segment]:
@@ -35,6 +41,17 @@ def critical_path(timeline: Timeline) -> list[Segment]:
     Where several chains are tied, the op before on the same stream is preferred, then the first dependency.
     """
     return [s for s in _backwards(timeline) if s.end > s.start][::-1]
+
+
+def critical_chain(timeline: Timeline) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The critical path as the nodes and the dependencies whose durations and lags add up to it.
+
+    On an ideal network their sum is the step time, and under any other durations a lower bound of it.
+    """
+    segments = list(_backwards(timeline))
+    nodes = [np.arange(s.first, s.last + 1) for s in segments if not s.hop]
+    edges = np.array([s.edge for s in segments if s.hop], np.int64)
+    return np.concatenate([edges[:0], *nodes]), edges
 
 
 def _backwards(timeline: Timeline) -> Iterator[Segment]:
@@ -55,11 +72,11 @@ def _backwards(timeline: Timeline) -> Iterator[Segment]:
         moment = int(end[node])
         if graph.dep_message[edge] == NO_MESSAGE:
             moment = min(start, moment)
-        yield Segment(first, first, moment, start, hop=True)
+        yield Segment(first, first, moment, start, edge)
 
 
-def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
-    """Share of the step time per op kind on the path, largest first, names in alphabetical order on ties."""
+def amounts(timeline: Timeline, path: Sequence[Segment]) -> dict[str, int]:
+    """Picoseconds per op kind on the path, and `P2P` for transfers; without kinds that take no time there."""
     kind, duration = timeline.graph.kind, timeline.graph.duration
     total = np.zeros(len(Kind), np.int64)
     nodes = np.flatnonzero(on_path(timeline, path))
@@ -67,10 +84,14 @@ def shares(timeline: Timeline, path: Sequence[Segment]) -> dict[str, float]:
     for segment in path:
         if not segment.hop:
             total[kind[segment.last]] -= timeline.end[segment.last] - segment.end
-    amounts = {k.name: int(total[k]) for k in Kind if total[k]}
+    found = {k.name: int(total[k]) for k in Kind if total[k]}
     if hops := sum(s.end - s.start for s in path if s.hop):
-        amounts[P2P] = hops
-    step = timeline.makespan
+        found[P2P] = hops
+    return found
+
+
+def shares(amounts: Mapping[str, int], step: int) -> dict[str, float]:
+    """Share of the step time per op kind, largest first, names in alphabetical order on ties."""
     ordered = sorted(amounts.items(), key=lambda item: (-item[1], item[0]))
     return {name: amount / step for name, amount in ordered} if step else {}
 

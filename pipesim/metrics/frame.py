@@ -8,15 +8,19 @@ import numpy as np
 
 from pipesim.costs.costs import Costs
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
-from pipesim.ir.op import Kind
+from pipesim.ir.op import Kind, Op, is_any
 from pipesim.ir.timeline import PICOSECONDS, Timeline
 from pipesim.lowering.memory import activation_effects
+from pipesim.metrics.gaps import NOTHING
+from pipesim.metrics.idle import Cause, Idle, idle
 from pipesim.metrics.memory import curve, resident
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TRANSFERS = ("SEND_F", "SEND_B")
+EXCHANGES = (Kind.SEND_F, Kind.RECV_F, Kind.SEND_B, Kind.RECV_B)
+"""Blocking transfers, on the compute streams of both their ends."""
 
 
 def timeline_frame(timeline: Timeline) -> pd.DataFrame:
@@ -98,6 +102,61 @@ def _transfers(timeline: Timeline) -> pd.DataFrame:
             "pair": -1,
         }
     )
+
+
+def idle_frame(timeline: Timeline) -> pd.DataFrame:
+    """Columns rank, start_s, end_s, cause, waiting_for, on_rank: every idle interval of the compute streams.
+
+    ``waiting_for`` is the token of the op or transfer that the rank waits for, ``on_rank`` who runs or sends it.
+    """
+    import pandas as pd
+
+    found = idle(timeline)
+    names = np.array([cause.name.lower() for cause in Cause])
+    op, rank = _awaited(timeline.graph, found)
+    return pd.DataFrame(
+        {
+            "rank": found.rank,
+            "start_s": found.begin / PICOSECONDS,
+            "end_s": found.end / PICOSECONDS,
+            "cause": pd.Categorical(names[found.cause], categories=names.tolist()),
+            "waiting_for": _tokens(*op),
+            "on_rank": rank,
+        }
+    )
+
+
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _awaited(graph: OpGraph, found: Idle) -> tuple[Columns, np.ndarray]:
+    """Stage, kind and micro-batch of what each interval waits for, and whose it is."""
+    travels = np.flatnonzero(found.edge != NOTHING)
+    node, edge = found.node.copy(), found.edge[travels]
+    node[travels] = graph.dep_node[edge]
+    stage, kind, microbatch = graph.stage[node], graph.kind[node], graph.microbatch[node]
+    rank = graph.rank[node]
+    kind[travels] = np.where(kind[travels] == Kind.F, Kind.SEND_F, Kind.SEND_B)
+    consumer = graph.dep_starts.searchsorted(edge, side="right") - 1
+    meets = is_any(graph.kind[consumer], EXCHANGES)
+    own, travels = consumer[meets], travels[meets]
+    stage[travels], kind[travels], microbatch[travels] = graph.stage[own], graph.kind[own], graph.microbatch[own]
+    rank[travels] = _partners(graph, own)
+    return (stage, kind, microbatch), rank
+
+
+def _partners(graph: OpGraph, node: np.ndarray) -> np.ndarray:
+    """Whom blocking transfers are exchanged with."""
+    up = is_any(graph.kind[node], (Kind.SEND_F, Kind.RECV_B))
+    route = graph.route_of[graph.microbatch[node]]
+    partners: np.ndarray = graph.placement.rank_of[route, graph.stage[node] + np.where(up, 1, -1)]
+    return partners
+
+
+def _tokens(stage: np.ndarray, kind: np.ndarray, microbatch: np.ndarray) -> list[str]:
+    """What ops are called; those without a micro-batch have none in their names."""
+    columns = zip(stage.tolist(), kind.tolist(), microbatch.tolist(), strict=True)
+    return [str(Op(s, Kind(k), m)).removesuffix("-1") for s, k, m in columns]
 
 
 def memory_frame(timeline: Timeline, costs: Costs) -> pd.DataFrame:

@@ -12,10 +12,14 @@ from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import PICOSECONDS, Timeline
 from pipesim.lowering.memory import MemoryEffects
+from pipesim.metrics import beside
 
 Bytes = NDArray[np.float64]
 BUFFERS_PER_RANK = 2
 """Gathered stages that fully sharded data parallelism holds at a time (`pipesim.lowering.data_parallel`)."""
+
+_ROUNDING = 1e-12
+"""Levels this close, relatively, are the same bytes summed in another order (n ops: about n x 1e-16)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +60,22 @@ def resident(graph: OpGraph, costs: Costs) -> Resident:
 
 
 def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:
-    """Peak of every rank; an op takes its bytes before it runs and gives its bytes back after."""
+    """Peak of every rank; an op takes its bytes before it runs and gives its bytes back after.
+
+    Of levels that differ by the rounding of sums alone, the first is the peak.
+    """
     starts, ranks = timeline.graph.starts, timeline.graph.ranks
     activations, at, node = np.zeros(ranks), np.zeros(ranks, np.int64), np.full(ranks, -1)
+    by_clock = beside.works_beside(timeline.graph)
     for rank in range(ranks):
         first, last = int(starts[rank]), int(starts[rank + 1])
+        if by_clock:
+            activations[rank], at[rank], node[rank] = beside.peak(timeline, effects, rank)
+            continue
         if first == last:
             continue
         level = during(effects, first, last)
-        top = int(level.argmax())
+        top = int(np.argmax(level >= level.max() * (1 - _ROUNDING)))
         activations[rank], at[rank], node[rank] = level[top], timeline.start[first + top], first + top
     return Peak(fixed.total + activations, activations, at, node)
 
@@ -78,12 +89,20 @@ def during(effects: MemoryEffects, first: int, last: int) -> Bytes:
 
 def curve(timeline: Timeline, effects: MemoryEffects, rank: int) -> tuple[NDArray[np.float64], Bytes]:
     """Activation bytes of a rank as a step curve: times in seconds and the level from each time on."""
-    first, last = int(timeline.graph.starts[rank]), int(timeline.graph.starts[rank + 1])
-    moments = np.stack([timeline.start[first:last], timeline.end[first:last]], axis=1).ravel()
-    change = np.stack([effects.takes[first:last], -effects.gives[first:last]], axis=1).ravel()
+    if beside.works_beside(timeline.graph):
+        _, moments, change = beside.changes(timeline, effects, rank)
+    else:
+        moments, change = _in_order(timeline, effects, rank)
     level = np.cumsum(change)
     keep = np.append(moments[1:] != moments[:-1], True)
     return moments[keep] / PICOSECONDS, level[keep]
+
+
+def _in_order(timeline: Timeline, effects: MemoryEffects, rank: int) -> tuple[NDArray[np.int64], Bytes]:
+    first, last = int(timeline.graph.starts[rank]), int(timeline.graph.starts[rank + 1])
+    moments = np.stack([timeline.start[first:last], timeline.end[first:last]], axis=1).ravel()
+    change = np.stack([effects.takes[first:last], -effects.gives[first:last]], axis=1).ravel()
+    return moments, change
 
 
 def in_flight(graph: OpGraph) -> Bytes:

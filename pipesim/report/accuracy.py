@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def _panel(ax: Axes, points: Sequence[Point], styles: dict[str, int], unit: floa
     for source, index in styles.items():
         mine = values[[p.source == source for p in points]]
         if len(mine):
-            style = {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
+            style: dict[str, Any] = {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
             ax.plot(*mine.T, linestyle="none", markersize=4.5, alpha=0.8, markeredgewidth=0, label=source, **style)
     ax.set_xscale("log")
     ax.set_yscale("log")

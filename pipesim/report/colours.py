@@ -39,6 +39,7 @@ PAINTS: dict[str, Paint] = {
     "OFFLOAD": Paint("#8c6d53", "offload"),
     "RELOAD": Paint("#c4a98f", "reload"),
     "OPT": Paint("#55585e", "optimizer"),
+    "RECONSTRUCT": Paint("#7d5a8c", "reconstruct weights"),
     "BARRIER": Paint("#a3a6ab", "barrier"),
 }
 """Every kind of `pipesim.ir.op.Kind`, in legend order."""

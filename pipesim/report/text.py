@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipesim.report import numbers
+from pipesim.report.asynchronous import asynchronous
 from pipesim.report.columns import bar, indent, table
 from pipesim.report.heading import heading
 from pipesim.report.misfit import misfit
@@ -42,11 +44,13 @@ def summary(metrics: Metrics, *, ascii_only: bool = False) -> str:
         _heading(metrics),
         _times(metrics),
         _throughput(metrics),
+        asynchronous(metrics, time_unit(metrics)),
         _memory(metrics),
         _in_flight(metrics),
         misfit(metrics),
         _breakdown(metrics, ascii_only),
         _critical_path(metrics),
+        _links(metrics),
         _theory(metrics),
         _warnings(metrics),
     ]
@@ -170,6 +174,18 @@ def _critical_path(metrics: Metrics) -> list[str]:
         return []
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     return ["Critical path: " + ", ".join(f"{kind} {numbers.share(value)}" for kind, value in ordered)]
+
+
+def _links(metrics: Metrics) -> list[str]:
+    """One line: which link the hops of the pipeline use, and each group."""
+    links = metrics.get("links")
+    if not links:
+        return []
+    hops = Counter(hop["link"] for hop in links["hops"])
+    parts = [f"pipeline {' and '.join(f'{name} ({count} hops)' for name, count in hops.items())}"] if hops else []
+    kinds = ("tensor", "context", "expert", "data")
+    parts += [f"{kind} {links['groups'][kind]['link']}" for kind in kinds if kind in links["groups"]]
+    return [f"Links: {', '.join(parts)}"] if parts else []
 
 
 def _theory(metrics: Metrics) -> list[str]:

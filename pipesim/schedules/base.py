@@ -1,7 +1,8 @@
 """What a schedule is: an order of compute ops per rank, its placement, its published theory and its source.
 
-A schedule is a frozen dataclass whose fields are its options. It emits compute ops only (F, I, W, B);
-communication, recomputation, sharding and memory are added by lowering.
+A schedule is a frozen dataclass whose fields are its options. It emits compute ops only (F, I, W, B), and OPT
+where it steps the optimizer without a flush; communication, recomputation, sharding and memory are added by
+lowering.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pipesim.errors import ScheduleError
 from pipesim.ir.placement import Placement, linear
 from pipesim.ir.program import OpLike, Program
+from pipesim.ir.updates import WeightPolicy
 
 Picoseconds = NDArray[np.int64]
 Optimizer = Literal["synchronous", "post-validated"]
@@ -84,6 +86,8 @@ class Schedule:
     """Published bubble formula, for people."""
     memory: ClassVar[str] = ""
     """Published peak of activations in flight, for people."""
+    flush: ClassVar[bool] = True
+    """Whether the pipeline runs empty before weights change; if not, programs hold the optimizer's steps."""
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Raise `ScheduleError` naming the numbers that would do, when these cannot be scheduled."""
@@ -138,6 +142,26 @@ class Schedule:
     def blocking_reductions(self) -> bool:
         """Whether the compute stream waits for each gradient reduction."""
         return False
+
+    @property
+    def paired_exchanges(self) -> bool:
+        """Whether blocking transfers come once after a forward and a backward together, not after each."""
+        return False
+
+    @property
+    def weight_policy(self) -> WeightPolicy:
+        """How backwards get at the weights of their forwards; matters without a flush only."""
+        return WeightPolicy.STASH
+
+    @property
+    def second_engine(self) -> bool:
+        """Whether W and OPT run beside the compute stream, on an engine of their own."""
+        return False
+
+    @property
+    def offload_share(self) -> float:
+        """The share of activations that goes to host memory between forward and backward, longest-lived first."""
+        return 0.0
 
     @property
     def synchronous_optimizer(self) -> bool:

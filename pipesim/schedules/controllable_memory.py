@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _CITATION = "Qi, Wan, Amar, Lin, Pipeline Parallelism with Controllable Memory, NeurIPS 2024, arXiv 2405.15362"
 _RELEASE = "sail-sg/zero-bubble-pipeline-parallelism"
-PERIOD = 6
-"""Slots in which a block repeats: F, I, W of two chunks."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class _VSchedule(Schedule):
 
         costs = setting.costs_for(2 * setting.ranks)
         table = Costs(v_journey.durations(costs, setting.ranks), int(costs.hop))
-        return Problem(table, setting.microbatches, limit, not self.synchronous_optimizer)
+        return Problem(table, setting.microbatches, limit, not self.synchronous_optimizer, getattr(self, "effort", 1.0))
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class _PublishedBlock(_VSchedule):
         """The published order; with ``retime`` the best order found that holds no more than it at its peak."""
         from pipesim.schedules import blocks
 
-        published = blocks.unroll(self.block(setting.ranks), setting.microbatches, PERIOD)
+        published = blocks.unroll(self.block(setting.ranks), setting.microbatches, v_journey.OPS)
         assert published is not None  # it has no limit to break
         if not getattr(self, "retime", False):
             return published
@@ -76,10 +74,7 @@ class _PublishedBlock(_VSchedule):
 
         limit = int(blocks.peak(published, setting.microbatches, True))
         problem = self.problem(setting, limit)
-        candidates = chain([v_search.scored(problem, published)], v_search.list_orders(problem))
-        best = v_search.best_of(candidates)
-        assert best is not None  # the published order is one
-        return best.order
+        return v_search.best_of(chain([v_search.scored(problem, published)], v_search.list_orders(problem)))
 
 
 @register
@@ -94,12 +89,13 @@ class VHalf(_PublishedBlock):
     memory: ClassVar[str] = "floor((P+2)/2) on every rank"
 
     retime: bool = option(False, "search an order for the real costs within the same peak; never slower")
+    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
     optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def theory(self, setting: Setting) -> Theory | None:
         """The bound of appendix A, reached for F = I = W, free transfers, P >= 3 and 2 M >= 3 P."""
         p, m = setting.ranks, setting.microbatches
-        if p < 3 or 2 * m < 3 * p or not v_journey.all_equal(setting):
+        if self.retime or p < 3 or 2 * m < 3 * p or not v_journey.all_equal(setting):
             return None
         held = (p + 2) // 2
         return Theory(
@@ -127,12 +123,13 @@ class VMin(_PublishedBlock):
     memory: ClassVar[str] = "at most floor((P+4)/3) on every rank"
 
     retime: bool = option(False, "search an order for the real costs within the same peak; never slower")
+    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
     optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def theory(self, setting: Setting) -> Theory | None:
         """F = I = W, free transfers, P >= 2 and M >= 2P-1. The bubble is what replay of the published order shows."""
         p, m = setting.ranks, setting.microbatches
-        if p < 2 or m < 2 * p - 1 or not v_journey.all_equal(setting):
+        if self.retime or p < 2 or m < 2 * p - 1 or not v_journey.all_equal(setting):
             return None
         return Theory(
             source="peak: authors' description of V-Min; bubble: replay, the paper has about 4P slots",
@@ -166,10 +163,12 @@ class VAdaptive(_VSchedule):
     memory: ClassVar[str] = "at most P memory_limit on every rank"
 
     memory_limit: float = option(0.5, "activations that a rank may hold, in units of P x its share of a micro-batch")
+    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
     optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Both chunks of one micro-batch must fit."""
+        require(self.effort >= 0, f"{self.name}: effort must be at least 0, found {self.effort:g}")
         require(
             self.limit(ranks) >= 2,
             f"{self.name}: with {ranks} ranks, memory_limit must be at least {1 / ranks:.6g} (both chunks of one "
@@ -181,17 +180,12 @@ class VAdaptive(_VSchedule):
         return math.floor(2 * ranks * self.memory_limit * (1 + 1e-9) + 1e-5)
 
     def order_codes(self, setting: Setting) -> Ints:
-        """The best of all building blocks, and for other than unit costs of list schedules too."""
+        """The best of building blocks and of list schedules; these only where blocks do not reach a known bound."""
         from pipesim.schedules import v_search
 
         problem = self.problem(setting, self.limit(setting.ranks))
-        target = self._least(setting)
-        best = v_search.best_of(v_search.block_orders(problem))
-        if best is None or best.score[0] > target:
-            candidates = chain([best] if best else [], v_search.list_orders(problem))
-            best = v_search.best_of(candidates)
-        assert best is not None  # a list schedule always exists
-        return best.order
+        candidates = chain(v_search.block_orders(problem), v_search.list_orders(problem))
+        return v_search.best_of(candidates, self._least(setting))
 
     def theory(self, setting: Setting) -> Theory | None:
         """F = I = W, free transfers, M >= 2P, and a limit from V-Min's to three quarters of 1F1B's memory."""
@@ -204,14 +198,15 @@ class VAdaptive(_VSchedule):
             bubble_fraction=bubble_fraction(6 * p - 3 * held - 1, m),
         )
 
-    def _least(self, setting: Setting) -> int:
-        """The score below which no order can be, in picoseconds; 0 where no bound is known."""
+    def _least(self, setting: Setting) -> tuple[int, int]:
+        """What no score can be below, in picoseconds; 0 where no bound is known."""
         p, m = setting.ranks, setting.microbatches
         if m < 2 * p or not v_journey.all_equal(setting):
-            return 0
-        ends = p - 1 if self.synchronous_optimizer else 0
+            return 0, 0
         slot = int(setting.costs_for(2 * p).forward[0])
-        return slot * (6 * m + max(6 * p - 3 * self.limit(p) - 1, ends))
+        span = slot * (6 * m + max(6 * p - 3 * self.limit(p) - 1, 0))
+        makespan = max(span, slot * (6 * m + p - 1))
+        return (makespan, span) if self.synchronous_optimizer else (span, makespan)
 
 
 def bubble_fraction(bubble: int, microbatches: int) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ CITATION = (
 )
 SOURCE = "arXiv 2503.01328, Table 1"
 
+Offload = Literal["none", "half", "full"] | float
+"""Which activations go to host memory and back: by name, or a share from 0 to 1."""
+
 
 @dataclass(frozen=True)
 class GroupedInterleaved(Schedule):
@@ -36,6 +39,7 @@ class GroupedInterleaved(Schedule):
 
     chunks: int = option(2, "stages per rank")
     group_size: int | None = option(None, "micro-batches per group, at most P")
+    offload: Offload = option("none", "activations that go to host memory: none, half of the chunks, full, or a share")
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Groups no larger than P: a larger one would idle between chunks."""
@@ -45,6 +49,12 @@ class GroupedInterleaved(Schedule):
             size is None or 1 <= size <= ranks,
             f"{self.name}: group_size must be between 1 and P = {ranks}, found {size}",
         )
+        check_offload(self.name, self.offload)
+
+    @property
+    def offload_share(self) -> float:
+        """Half means ceil(V/2) of the V chunks."""
+        return share_of(self.offload, self.chunks)
 
     def placement(self, ranks: int) -> Placement:
         """Stage s on rank s mod P."""
@@ -122,6 +132,18 @@ class GISH(GroupedInterleaved):
         needed = setting.ranks * max(f, i) / (f + i + w)
         # Rounded before taking the ceiling: means of equal integers may be off by one unit in the last place.
         return min(setting.ranks, max(half, math.ceil(round(needed, 9))))
+
+
+def check_offload(name: str, offload: Offload) -> None:
+    """Raise ScheduleError for a share above 1."""
+    share = offload if isinstance(offload, int | float) else 0
+    require(0 <= share <= 1, f"{name}: offload must be none, half, full, or a share from 0 to 1, found {offload}")
+
+
+def share_of(offload: Offload, chunks: int) -> float:
+    """The share of the activations of ``chunks`` chunks; half is rounded up to whole chunks."""
+    named = {"none": 0.0, "half": math.ceil(chunks / 2) / chunks, "full": 1.0}
+    return named[offload] if isinstance(offload, str) else float(offload)
 
 
 def rank_order(rank: int, ranks: int, microbatches: int, chunks: int, group: int) -> Ops:

@@ -65,6 +65,11 @@ class InterleavedOneFOneB(Schedule):
         """As the option says."""
         return self.chunks
 
+    @property
+    def paired_exchanges(self) -> bool:
+        """As Megatron-LM does with several chunks per rank."""
+        return self.chunks > 1
+
     def program(self, setting: Setting) -> Program:
         """All ranks, as arrays."""
         p, m = setting.ranks, setting.microbatches

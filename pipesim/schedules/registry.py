@@ -38,8 +38,12 @@ _FAMILIES: dict[str, str] = {
     "interleaved-zb": "interleaved_zero_bubble",
     "gis": "grouped_interleaved",
     "gis-h": "grouped_interleaved",
+    "pipe-offload": "pipe_offload",
     "dualpipe": "dualpipe",
     "dualpipe-v": "dualpipe",
+    "pipedream": "asynchronous",
+    "pipedream-2bw": "asynchronous",
+    "layerpipe2": "asynchronous",
     "helix": "helix",
     "custom": "custom",
 }

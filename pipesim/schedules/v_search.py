@@ -1,34 +1,33 @@
 """Search for a good order on a V placement under a memory limit, for given costs.
 
-Two sources of candidates. Building blocks of period 6 with uniform offsets, as arXiv 2405.15362 enumerates them:
-best when forwards and backwards take equally long. And list schedules whose priorities come from building blocks
-with the real costs, improved by changing one number at a time: best when they do not. The same seed gives the same
-order.
+Two sources of candidates: building blocks in unit slots, best when forwards and backwards take equally long; and
+list schedules whose priorities come from the same blocks at the real costs, improved by changing a few numbers at a
+time, best when they do not. The same seed gives the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import permutations
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipesim.schedules import blocks
+from pipesim.schedules import blocks, v_blocks
 from pipesim.schedules.v_journey import LEGS, OPS, Ints
 from pipesim.schedules.v_list import Costs, Policy, list_schedule, measure
 
-PERIOD = 6
 _SEED = 0
-_EFFORT = 4_000_000
-"""Ops placed by list scheduling in one search: about a second, less for small programs."""
-_MOST_TRIES = 3000
+_OPS = 2_000_000
+"""Ops placed by list scheduling, or by blocks, in one search of effort 1: about half a second."""
+_MOST_TRIES = 2000
 _BLOCKS = 200
-"""Blocks tried. Those that fill the limit best come first; with unit costs the best was among the first 172 for
-P = 8, 16, 32 at any limit.
+"""Fewest blocks tried. Those that fill the limit best come first; with unit costs the best was among the first 172
+for P = 8, 16, 32 at any limit.
 """
+_LIST_SCHEDULES = 40
+"""Fewest list schedules tried."""
 _NEVER = 1e18
 
 
@@ -41,6 +40,12 @@ class Problem(NamedTuple):
     microbatches: int
     limit: int
     by_span: bool
+    effort: float = 1.0
+
+    def tries(self, fewest: int) -> int:
+        """How many orders to try, ``fewest`` at effort 1 for large programs."""
+        affordable = np.clip(_OPS // (OPS * self.costs.duration.shape[1] * self.microbatches), fewest, _MOST_TRIES)
+        return max(1, round(self.effort * int(affordable)))
 
 
 class Scored(NamedTuple):
@@ -70,73 +75,42 @@ def scored(problem: Problem, order: Ints) -> Scored:
     return Scored((span, makespan) if problem.by_span else (makespan, span), order)
 
 
-def best_of(candidates: Iterator[Scored]) -> Scored | None:
-    """The first candidate with the smallest score; None if there are none."""
-    return min(candidates, key=lambda candidate: candidate.score, default=None)
+def best_of(candidates: Iterable[Scored], least: tuple[int, int] = (0, 0)) -> Ints:
+    """The order with the smallest score; looks no further once both numbers of a score are ``least``.
+
+    Raises:
+        ValueError: there are no candidates.
+    """
+    best: Scored | None = None
+    for candidate in candidates:
+        if best is None or candidate.score < best.score:
+            best = candidate
+            if best.score[0] <= least[0] and best.score[1] <= least[1]:
+                break
+    if best is None:
+        raise ValueError("no orders to choose from")
+    return best.order
 
 
 def block_orders(problem: Problem) -> Iterator[Scored]:
     """Orders of building blocks that keep the limit, those that hold activations longest first."""
     ranks = problem.costs.duration.shape[1]
-    for block in sorted(uniform_blocks(ranks, problem.limit), key=residence, reverse=True)[:_BLOCKS]:
-        order = blocks.unroll(block, problem.microbatches, PERIOD, problem.limit)
+    for block in v_blocks.longest_first(ranks, problem.limit)[: problem.tries(_BLOCKS)]:
+        order = blocks.unroll(block, problem.microbatches, v_blocks.PERIOD, problem.limit)
         if order is not None:
             yield scored(problem, order)
 
 
-def residence(block: Ints) -> int:
-    """Slots that a block's two activations are held at least, on the rank with the most: from F until I and W end."""
-    return int((block[3] - block[0] + block[2] - block[1]).max()) + 4
-
-
-def uniform_blocks(ranks: int, limit: int) -> Iterator[Ints]:
-    """Blocks of four legs, shape (4, P), in unit slots, that a limit on activations may allow.
-
-    Rank 0 runs its legs in any four different slots modulo 6. From rank to rank the legs down come 1 to 5 slots
-    later, up to some rank by more than after it, and the legs up one slot earlier (arXiv 2405.15362, section 3.1
-    and appendix A). A leg may also wait for a whole period at either end of the near chunk's stay.
-    """
-    first = np.array([(0, *rest) for rest in permutations(range(1, PERIOD), LEGS - 1)])
-    for down in _descents(ranks):
-        step = np.stack([down, -np.arange(ranks), down, -np.arange(ranks)])
-        slots = (first[:, :, None] + step) % PERIOD
-        distinct = (np.diff(np.sort(slots, axis=1), axis=1) > 0).all(axis=(1, 2))
-        for residues in slots[distinct]:
-            block = _unwind(residues)
-            for early, late in ((0, 0), (1, 0), (0, 1), (1, 1)):
-                longer = block + PERIOD * np.array([0, early, early, early + late])[:, None]
-                if residence(longer) <= PERIOD * limit:
-                    yield longer
-
-
-def _descents(ranks: int) -> Iterator[Ints]:
-    """Slots of a leg down relative to rank 0: steps of one size up to some rank, and of a smaller one after it."""
-    place = np.arange(ranks - 1)
-    for large in range(1, PERIOD):
-        for small in range(1, large + 1):
-            for turn in range(1, ranks) if small < large else [ranks]:
-                yield np.concatenate([[0], np.cumsum(np.where(place < turn, large, small))])
-
-
-def _unwind(residues: Ints) -> Ints:
-    """The earliest block with these slots modulo 6, along the journey of a micro-batch."""
-    block = np.zeros_like(residues)
-    slot = -1
-    for leg, row in enumerate(residues):
-        for rank in range(len(row)) if leg % 2 == 0 else range(len(row) - 1, -1, -1):
-            slot += 1 + (row[rank] - slot - 1) % PERIOD
-            block[leg, rank] = slot
-    return block
-
-
 def list_orders(problem: Problem) -> Iterator[Scored]:
-    """List schedules: random policies first, then changes to the best three of them."""
+    """List schedules: blocks at the real costs first, then changes to the best three of them."""
     rng = np.random.default_rng(_SEED)
+    tries = problem.tries(_LIST_SCHEDULES)
     ranks = problem.costs.duration.shape[1]
-    tries = int(np.clip(_EFFORT // (OPS * ranks * problem.microbatches), 40, _MOST_TRIES))
+    shapes = v_blocks.longest_first(ranks, problem.limit) or [v_blocks.straight(ranks)]
     pool = []
-    for _ in range(tries // 4):
-        genes = _random(problem, rng)
+    for _ in range(1 + tries // 4):
+        # Squared, so that blocks that use more of the memory come up more often.
+        genes = _random(problem, shapes[int(len(shapes) * rng.random() ** 2)], rng)
         pool.append((_schedule(problem, genes), genes))
         yield pool[-1][0]
     pool.sort(key=lambda entry: entry[0].score)
@@ -160,29 +134,28 @@ def _schedule(problem: Problem, genes: _Genes) -> Scored:
     return scored(problem, list_schedule(costs, count, problem.limit, policy))
 
 
-def _random(problem: Problem, rng: Generator) -> _Genes:
-    """A block with the real costs: legs down slower by a factor that may fall along the ranks, pauses at the turns."""
-    duration, hop = problem.costs.duration, problem.costs.hop
-    ranks, limit = duration.shape[1], problem.limit
-    forward, backward = duration[:2].mean(), duration[2:4].mean()
-    small, large = np.sort(rng.integers(1, PERIOD, 2))
-    slow = np.where(np.arange(ranks - 1) < rng.integers(0, ranks), large, small)
-    rank = np.arange(ranks)
-    down = np.concatenate([[0], np.cumsum(slow)])
-    up = rank[::-1]
-    pause = 1 + rng.integers(0, PERIOD, 3)
-    offset = np.zeros((LEGS, ranks))
-    offset[0] = down * forward + rank * hop
-    offset[1] = offset[0, -1] + pause[0] * forward + up * (forward + hop)
-    offset[2] = offset[1, 0] + pause[1] * forward + down * backward + rank * hop
-    offset[3] = offset[2, -1] + pause[2] * backward + up * (backward + hop)
+def _random(problem: Problem, block: Ints, rng: Generator) -> _Genes:
+    """A block at the real costs, and the rest by chance."""
+    ranks = block.shape[1]
     return _Genes(
-        offset=offset,
-        warm=_warm(ranks, limit, rng),
+        offset=_at_real_costs(problem, block),
+        warm=_warm(ranks, problem.limit, rng),
         weight_lag=_weight_lag(problem, rng),
         patience=_patience(problem, rng),
-        drain=min(int(rng.choice([0, 0, 1, 2, 4, limit // 2, limit])), problem.microbatches),
+        drain=min(int(rng.choice([0, 0, 1, 2, 4, problem.limit // 2, problem.limit])), problem.microbatches),
     )
+
+
+def _at_real_costs(problem: Problem, block: Ints) -> NDArray[np.float64]:
+    """Slots of a block, shape (4, P), as picoseconds: each takes what the op before it takes, plus transfers."""
+    ranks = block.shape[1]
+    path = np.concatenate([np.arange(ranks), np.arange(ranks)[::-1]] * 2)
+    leg = np.repeat(np.arange(LEGS), ranks)
+    slots = np.diff(block[leg, path])
+    paced = slots * problem.costs.duration[leg, path][:-1] + problem.costs.hop * (np.diff(path) != 0)
+    offset = np.zeros(block.shape)
+    offset[leg[1:], path[1:]] = np.cumsum(paced)
+    return offset
 
 
 def _warm(ranks: int, limit: int, rng: Generator) -> Ints:

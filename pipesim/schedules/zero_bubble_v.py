@@ -48,7 +48,7 @@ class ZeroBubbleV(Schedule):
         """Warm-up alone fills min(P, M) micro-batches' shares."""
         least = min(ranks, microbatches) / ranks
         require(
-            self.memory_limit >= least,
+            self.memory_limit >= least * (1 - 1e-5),
             f"{self.name}: with {ranks} ranks and {microbatches} micro-batches, memory_limit must be at least "
             f"{least:g}, found {self.memory_limit:g}; v-adaptive runs in less",
         )
@@ -84,9 +84,12 @@ class ZeroBubbleV(Schedule):
         return order
 
     def _limit(self, memory: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bytes per rank; a hair more, so that sums of sizes that fill it exactly do not fail by rounding."""
+        """Bytes per rank; a hair more, so that sums of sizes that fill it exactly do not fail by rounding.
+
+        Less than 1F1B's memory passes `check` only when all micro-batches together fit, and then nothing is scarce.
+        """
         share: NDArray[np.float64] = memory[:2].sum(axis=0)
-        limit: NDArray[np.float64] = share * (self.memory_limit * memory.shape[1] * (1 + 1e-9))
+        limit: NDArray[np.float64] = share * (max(self.memory_limit, 1.0) * memory.shape[1] * (1 + 1e-9))
         return limit
 
     def theory(self, setting: Setting) -> Theory | None:

@@ -122,8 +122,8 @@ class Accuracy:
         found = []
         for memory in (False, True):
             chosen = [each for each in self.comparisons if each.is_memory is memory]
-            for group in dict.fromkeys(map(name, chosen)):
-                found.append(summary(group, [each for each in chosen if name(each) == group], memory))
+            groups = dict.fromkeys(map(name, chosen))
+            found += [summary(group, [each for each in chosen if name(each) == group], memory) for group in groups]
         return found
 
 
@@ -176,13 +176,16 @@ def _rank_correlation(comparisons: Sequence[Comparison]) -> float | None:
     groups: dict[str, list[Comparison]] = {}
     for each in comparisons:
         groups.setdefault(each.measurement.workload, []).append(each)
-    found = [_spearman(group) for group in groups.values() if len({e.measurement.key for e in group}) > 2]
+    several = [group for group in groups.values() if len({each.measurement.key for each in group}) > 2]
+    found = [rank for rank in map(_spearman, several) if rank is not None]
     return float(np.mean(found)) if found else None
 
 
-def _spearman(group: Sequence[Comparison]) -> float:
-    """Of the speeds in samples per second."""
+def _spearman(group: Sequence[Comparison]) -> float | None:
+    """Of the speeds in samples per second; None when all are equal."""
     predicted, measured = (_ranks([speed(each) for each in group]) for speed in (_predicted_speed, _measured_speed))
+    if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return None
     return float(np.corrcoef(predicted, measured)[0, 1])
 
 

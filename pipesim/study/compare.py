@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -118,13 +118,14 @@ def compare(
     labels: Sequence[str] | None = None,
     *,
     engine: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Simulate one config or several, or each of them with every one of ``schedules``.
 
     A schedule is a name, or a mapping of ``name`` and options as in a config; a mapping of labels to schedules
     names the rows. ``overrides`` are ``path=value`` strings for all of them. ``labels`` default to the schedules'
     names, or to the files' names where the schedule is the same. ``engine`` as in `pipesim.simulate`. All configs
-    are read before anything is simulated.
+    are read before anything is simulated. ``progress`` is called with how many plans are done, and of how many.
 
     A plan that its schedule cannot run becomes a row that says why. Raises ConfigError for any other error in a
     config, and ScheduleError for an unknown schedule.
@@ -135,7 +136,12 @@ def compare(
     if labels is None:
         asked = list(schedules) if isinstance(schedules, Mapping) else [_name(s) for s in wanted or ()]
         labels = _labels(loaded, asked * len(several))
-    return Comparison([_simulated(label, one, engine) for label, one in zip(labels, loaded, strict=True)])
+    plans = []
+    for label, one in zip(labels, loaded, strict=True):
+        plans.append(_simulated(label, one, engine))
+        if progress is not None:
+            progress(len(plans), len(loaded))
+    return Comparison(plans)
 
 
 def _listed(configs: Config | Source | Iterable[Config | Source]) -> list[Config | Source]:

@@ -8,6 +8,8 @@ from pipesim.errors import ConfigError, Problem, nearest
 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
 RECOMPUTES = ("none", "selective", "full")
+TENSOR_OVERLAPS = ("none", "gradients", "full")
+ATTENTION_VERSIONS = (2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
 
 
@@ -25,7 +27,12 @@ class Training:
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
     runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
     ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM
-    since 2022); otherwise a kernel of its own adds each micro-batch's gradient.
+    since 2022); otherwise a kernel of its own adds each micro-batch's gradient. ``tensor_overlap``: which
+    communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
+    beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split), ``full``
+    also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
+    Engine's userbuffers, NeMo), ``none`` before 2022. ``attention_version``: FlashAttention 3 (or cuDNN's
+    equal) where the GPU has it, or 2 (PyTorch's own until 2025).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -42,6 +49,8 @@ class Training:
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    tensor_overlap: str = "gradients"
+    attention_version: int = 3
 
     def __post_init__(self) -> None:
         problems = [
@@ -49,9 +58,13 @@ class Training:
             *_choice("recompute", self.recompute, RECOMPUTES),
             *_choice("optimizer", self.optimizer, OPTIMIZERS),
             *_choice("gradients", self.gradients, ("fp32", "half")),
+            *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
         ]
         if self.zero not in (0, 1, 2, 3):
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))
+        if self.attention_version not in ATTENTION_VERSIONS:
+            found = repr(self.attention_version)
+            problems.append(Problem("training.attention_version", "unknown version", found, "2, 3"))
         for field in ("micro_batch", "global_batch"):
             if getattr(self, field) < 1:
                 allowed = "a whole number of at least 1"

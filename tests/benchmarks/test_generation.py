@@ -28,6 +28,14 @@ def uneven(ranks, microbatches):
     return Setting(ranks, microbatches, StepCosts(*times.astype(np.int64), base.hop, *memory))
 
 
+def on_a_v(ranks, microbatches):
+    """Two stages per rank, each with half a rank's profile."""
+    costs = profiled(2 * ranks, microbatches).costs
+    times = (costs.forward // 2, costs.input_grad // 2, costs.weight_grad // 2)
+    memory = costs.activations, costs.weight_grad_activations
+    return Setting(ranks, microbatches, StepCosts(*times, costs.hop, *memory))
+
+
 GENERATED = [
     # schedule, options, setting, largest ratio to the reference loop (75 is about two seconds on a core of 2023)
     ("zb-h1", {}, profiled(64, 1024), 1.5),
@@ -38,6 +46,10 @@ GENERATED = [
     ("zb-auto", {"memory_limit": 1.25}, profiled(64, 256), 75.0),
     ("zb-auto", {"memory_limit": 1.25}, uneven(64, 256), 75.0),
     ("zb-auto", {"memory_limit": 1.25}, uneven(8, 64), 20.0),
+    ("zb-v", {}, Setting(64, 256), 75.0),
+    ("v-half", {}, Setting(32, 96), 5.0),
+    ("v-half", {"retime": True}, on_a_v(32, 96), 75.0),
+    ("v-adaptive", {"memory_limit": 0.5}, on_a_v(16, 64), 75.0),
 ]
 
 

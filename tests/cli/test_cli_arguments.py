@@ -15,13 +15,19 @@ from pipesim.cli.arguments import _build
 FLAGS = {
     "run": ["--set", "--json", "--out", "--gantt", "--trace", "--engine"],
     "compare": ["--set", "--schedules", "--json", "--plot"],
+    "explain": ["--set", "--json"],
     "show": ["--set", "--format"],
     "validate": ["--set"],
+    "export": ["--set", "--to"],
+    "replay": ["--set", "--to", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
+    "trace": ["--json", "--step", "--gantt", "--profile"],
     "schedules": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
-    "schema": [],
     "accuracy": ["--source", "--rows", "--json", "--plot"],
+    "init": ["--out"],
+    "schema": [],
+    "completion": [],
 }
 
 
@@ -49,7 +55,7 @@ def test_every_command_explains_its_exit_codes(run: Any, command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rnu", "x"], "unknown command 'rnu'; allowed: run, compare, show, validate"),
+        (["rnu", "x"], "unknown command 'rnu'; allowed: run, compare, explain, show, validate"),
         (["rnu", "x"], "did you mean run?"),
         (["hardwar"], "did you mean hardware?"),
         (["--versoin"], "did you mean --version?"),

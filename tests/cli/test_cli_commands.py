@@ -166,7 +166,7 @@ def test_a_bug_shows_its_traceback_when_asked(config: Path, monkeypatch: pytest.
         main(["run", str(config)])
 
 
-@pytest.mark.parametrize("kind", ["schedules", "hardware", "models"])
+@pytest.mark.parametrize("kind", ["hardware", "models"])
 def test_listings_in_a_pipe_are_aligned_lines(run: Any, kind: str) -> None:
     code, out, err = run(kind)
     assert (code, err) == (0, "")
@@ -175,6 +175,21 @@ def test_listings_in_a_pipe_are_aligned_lines(run: Any, kind: str) -> None:
     assert first[column - 1] == " "
     assert first[column] != " "
     assert "\x1b" not in out
+
+
+def test_schedules_are_listed_with_all_that_one_needs_to_choose(run: Any) -> None:
+    code, out, err = run("schedules")
+    assert (code, err) == (0, "")
+    paragraphs = {text.split(" ")[0].split(":")[0]: text for text in out.split("\n\n")}
+    assert list(paragraphs) == names()
+    for label in (
+        "option    chunks = 2",
+        "requires  P <= group_size",
+        "bubble    (P-1)",
+        "memory    min(2(P-r-1)",
+        "source ",
+    ):
+        assert label in paragraphs["interleaved-1f1b"]
 
 
 def test_listings_as_json(run: Any) -> None:

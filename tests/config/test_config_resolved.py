@@ -18,10 +18,24 @@ from pipesim.errors import ConfigError
 def test_the_abstract_form_resolved(abstract: Any) -> None:
     assert load_config({key: abstract[key] for key in ("pipeline", "schedule")}).resolved() == {
         "pipeline": {"ranks": 4, "microbatches": 8},
-        "costs": {"forward": 1.0, "input_grad": 1.0, "weight_grad": 1.0, "p2p": 0.0},
-        "memory": {"activation": 1.0, "weight_grad_share": 0.5},
+        "costs": {
+            "forward": 1.0,
+            "input_grad": 1.0,
+            "weight_grad": 1.0,
+            "p2p": 0.0,
+            "optimizer": 0.0,
+            "reconstruct": 0.0,
+        },
+        "memory": {"activation": 1.0, "weight_grad_share": 0.5, "weights": 0.0},
         "schedule": {"name": "interleaved-1f1b", "chunks": 2, "group_size": None},
-        "simulation": {"engine": "event", "network": "ideal", "p2p": "overlapped", "seed": 0, "pair_factor": 1.0},
+        "simulation": {
+            "engine": "event",
+            "network": "ideal",
+            "p2p": "overlapped",
+            "seed": 0,
+            "pair_factor": 1.0,
+            "extrapolate": False,
+        },
     }
 
 

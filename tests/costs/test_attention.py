@@ -115,3 +115,14 @@ def test_every_table_is_complete_and_names_its_source():
             for rates in curves.values():
                 assert all(len(curve) == len(table["sequences"]) for curve in rates.values())
         assert table["forward"].keys() >= table["backward"].keys()
+
+
+def test_flash_attention_2_on_hopper_takes_what_its_paper_measured():
+    """Forward and backward together, causal, head dimension 128: 265 TFLOP/s at 2048 (arXiv 2307.08691 Figure 7)."""
+    core = replace(CORE, version=2)
+    both = core.flops * (1 + BACKWARD_FLOPS) / (flash_seconds(core, H100) + flash_seconds(core, H100, True)) / 1e12
+    assert both == pytest.approx(265, rel=0.03)
+
+
+def test_gpus_with_one_table_use_it_for_any_version():
+    assert flash_seconds(replace(CORE, version=2), A100) == flash_seconds(CORE, A100)

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from replay import UNIT, costs
 from replay import replay as run
+from whole_steps import NAMES, program_of, step, steps
 
 from pipesim.costs.costs import StageSizes
 from pipesim.engine import event
 from pipesim.ir.op import Kind
 from pipesim.lowering.bind import bind
-from pipesim.lowering.lower import Lowering, lower
+from pipesim.lowering.lower import lower
 from pipesim.lowering.memory import activation_effects
 from pipesim.metrics import memory
 from pipesim.metrics.breakdown import PARTS, breakdown
 from pipesim.metrics.busy import measure
-from pipesim.metrics.critical import P2P, critical_path, shares
-from pipesim.schedules import Setting, create
-
-NAMES = ["gpipe", "1f1b", "interleaved-1f1b", "breadth-first", "chimera", "bitpipe", "gems", "hanayo"]
-
-
-def program_of(name, ranks=4, microbatches=8):
-    return create(name).program(Setting(ranks, microbatches))
-
-
-def step(name, microbatches=8, lowering=None, hop=0, **times):
-    program = program_of(name, 4, microbatches)
-    base = costs(program, 3, 4, 5, hop)
-    stages = program.placement.stages
-    extra = {key: np.full(stages, value * UNIT) for key, value in times.items()}
-    priced = replace(base, times=replace(base.times, **extra))
-    return event.run(bind(lower(program, priced, lowering), priced)), priced
+from pipesim.metrics.critical import P2P, amounts, critical_path
 
 
 def test_bubble_measures_of_1f1b():
@@ -57,19 +42,6 @@ def test_recomputation_is_busy_time_and_reported_apart():
     assert busy.busy.tolist() == [8 * (3 + 4 + 5 + 2)] * 4
 
 
-steps = st.builds(
-    step,
-    st.sampled_from(NAMES),
-    st.sampled_from([4, 8]),
-    st.builds(Lowering, p2p=st.sampled_from(["overlapped", "blocking"]), zero=st.integers(0, 3)),
-    st.integers(0, 6),
-    recompute=st.integers(0, 3),
-    reduce_grad=st.integers(0, 9),
-    optimizer=st.integers(0, 3),
-    unshard=st.integers(0, 3),
-)
-
-
 @settings(deadline=None, max_examples=60)
 @given(steps)
 def test_the_breakdown_sums_to_the_step_on_every_rank(stepped):
@@ -84,12 +56,12 @@ def test_the_breakdown_sums_to_the_step_on_every_rank(stepped):
 @settings(deadline=None, max_examples=60)
 @given(steps)
 def test_the_critical_path_has_no_gap(stepped):
-    """Its segments follow each other from the start of the step to its end; shares sum to one."""
+    """Its segments follow each other from the start of the step to its end, and so do the amounts per kind."""
     timeline, _ = stepped
     path = critical_path(timeline)
     assert (path[0].start, path[-1].end) == (timeline.start.min(), timeline.end.max())
-    assert all(a.end == b.start for a, b in zip(path, path[1:], strict=False))
-    assert sum(shares(timeline, path).values()) == pytest.approx(1.0)  # floats
+    assert all(a.end == b.start for a, b in itertools.pairwise(path))
+    assert sum(amounts(timeline, path).values()) == timeline.makespan
 
 
 def test_breakdown_of_1f1b_by_hand():
@@ -117,7 +89,7 @@ def test_collectives_inside_ops_are_exposed_collectives():
 def test_the_critical_path_names_hops():
     """With hops on the path, p2p is part of it."""
     timeline, _ = step("gpipe", hop=2)
-    assert shares(timeline, critical_path(timeline))[P2P] == pytest.approx(12 / timeline.makespan)
+    assert amounts(timeline, critical_path(timeline))[P2P] == 12
 
 
 def sized(program, **bytes_):

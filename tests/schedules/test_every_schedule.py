@@ -32,6 +32,10 @@ VARIANTS = [
     ("zb-v", {"order": "handmade"}),
     ("interleaved-zb", {"chunks": 3}),
     ("gis", {"chunks": 3}),
+    ("pipe-offload", {"chunks": 3}),
+    ("pipedream-2bw", {"group": 8}),
+    ("layerpipe2", {"layers": 2}),
+    ("layerpipe2", {"engines": 2}),
 ]
 SIZES = [
     (1, 1),

@@ -168,7 +168,8 @@ def _warmups(line: Line, idle: Times) -> list[Counts]:
     """
     natural, _ = warmup_counts(line, idle)
     even = 1 + (natural[0] - 1) * line.below / max(1, line.below[0])
-    options = [np.minimum(natural, rounded.astype(np.int64)) for rounded in (np.ceil(even), np.floor(even), natural)]
+    rounded = (np.ceil(even), np.floor(even), natural)
+    options = [np.maximum(1, np.minimum(natural, counts.astype(np.int64))) for counts in rounded]
     return list({counts.tobytes(): counts for counts in options}.values())
 
 

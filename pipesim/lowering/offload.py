@@ -1,0 +1,270 @@
+"""Activations leave for host memory after their forward and come back before their backward.
+
+Each rank has a stream of copies (OFFLOAD and RELOAD) in a fixed order. Where the copies go is planned on the earliest
+times of the step without them (`pipesim.lowering.copies`), and then said in dependencies alone:
+
+- an OFFLOAD waits for its forward, a backward (or its RECOMPUTE) for its RELOAD;
+- whatever takes memory waits for what is to give memory back before: a RELOAD for the op on the compute stream that
+  ends before it in the plan, a forward for the OFFLOAD that does;
+- copies of one direction on one PCIe switch take turns in the planned order.
+
+So no op starts later than without copies, as long as everything takes as long as planned; and whatever happens to
+times, a rank never holds more activations than planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesim.costs.costs import Costs, HostCopies
+from pipesim.errors import ScheduleError
+from pipesim.ir.graph import HOST, OpGraph
+from pipesim.ir.op import BACKWARD_KINDS, Kind, is_any
+from pipesim.ir.replay import NEVER, earliest_ends
+from pipesim.lowering.bind import bind
+from pipesim.lowering.copies import Copies, Stays, plan
+from pipesim.lowering.extend import Extension
+from pipesim.lowering.memory import MemoryEffects, activation_effects
+from pipesim.lowering.postpone import latest_starts
+
+Nodes = NDArray[np.int64]
+Picoseconds = NDArray[np.int64]
+
+PATIENCE = (3.0, 2.0, 1.0)
+"""Stays of up to so many round trips are not copied; PipeOffload's scheduler has 3. The best one is taken."""
+
+SHIFTS = (0.0, 0.25, 0.5, 0.75)
+"""Where the slots of the copies may start; the best one is taken."""
+
+MANY = 2000
+"""Of more copies than this on one switch, only one plan is made."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Activations that may be offloaded, arrays (A,): node that makes and node that needs each, rank and stage."""
+
+    forward: Nodes
+    needed_by: Nodes
+    rank: Nodes
+    stage: Nodes
+
+    def select(self, chosen: Nodes) -> Held:
+        """Some of them."""
+        return Held(*(getattr(self, name)[chosen] for name in ("forward", "needed_by", "rank", "stage")))
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """The bound graph without copies, and start and end of its nodes, warm-up forwards as late as possible."""
+
+    graph: OpGraph
+    start: Picoseconds
+    end: Picoseconds
+
+
+def add_offload(graph: OpGraph, costs: Costs, share: float) -> OpGraph:
+    """The graph with a stream of host copies per rank, for the ``share`` of its activations that live longest.
+
+    Stages that live longest come first; of the last one that counts, micro-batches are taken evenly. Of these,
+    activations stay where copying them would be of no use or would delay the step.
+
+    Raises:
+        ScheduleError: copying takes longer than computing, so that it cannot keep up.
+    """
+    bound = bind(graph, costs)
+    end = earliest_ends(bound, bound.duration, bound.dep_lag)
+    if (end == NEVER).any():
+        return graph  # a deadlock is the engine's to report
+    start = latest_starts(bound, end - bound.duration)
+    planned = Planned(bound, start, start + bound.duration)
+    host = costs.host if costs.host is not None else free_copies(costs, graph.ranks)
+    held = _longest_held(planned, held_activations(graph), share)
+    _refuse_overload(planned, held, host, share)
+    effects = activation_effects(graph, costs.sizes)
+    kept = costs.sizes.activations
+    parts = [
+        _plan_switch(planned, held.select(members), host, effects, kept)
+        for members in (np.flatnonzero(host.switch[held.rank] == one) for one in np.unique(host.switch))
+        if len(members)
+    ]
+    return _extended(planned, parts, effects, host)
+
+
+def free_copies(costs: Costs, ranks: int) -> HostCopies:
+    """Copies that take no time."""
+    return HostCopies.unshared(np.zeros(costs.stages), ranks)
+
+
+def held_activations(graph: OpGraph) -> Held:
+    """Every (stage, micro-batch) with the nodes between which its activations are held."""
+    shape = (graph.placement.stages, graph.microbatches)
+    forward, needed = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    for table, kinds in ((forward, (Kind.F,)), (needed, BACKWARD_KINDS), (needed, (Kind.RECOMPUTE,))):
+        nodes = np.flatnonzero(is_any(graph.kind, kinds))
+        table[graph.stage[nodes], graph.microbatch[nodes]] = nodes
+    stage, microbatch = np.nonzero((forward >= 0) & (needed >= 0))
+    made, needed_by = forward[stage, microbatch], needed[stage, microbatch]
+    second = np.concatenate([[False], graph.paired[:-1]])
+    return Held(made, needed_by - second[needed_by], graph.rank[made].astype(np.int64), stage)
+
+
+def _longest_held(planned: Planned, held: Held, share: float) -> Held:
+    """The given share of each rank's activations: whole stages by the mean length of stay, then part of the next."""
+    stay = planned.start[held.needed_by] - planned.end[held.forward]
+    chosen: list[int] = []
+    for rank in range(planned.graph.ranks):
+        mine = np.flatnonzero(held.rank == rank)
+        stages = np.unique(held.stage[mine])
+        mean = np.array([stay[mine][held.stage[mine] == stage].mean() for stage in stages])
+        wanted = round(share * len(mine), 6)
+        for stage in stages[np.lexsort((stages, -mean))].tolist():
+            own = mine[held.stage[mine] == stage]
+            own = own[np.argsort(held.forward[own])]
+            part = min(1.0, max(0.0, wanted / len(own)))
+            count = np.floor(np.arange(len(own) + 1) * part + 1e-9)
+            chosen += own[np.diff(count) > 0].tolist()
+            wanted -= len(own)
+    return held.select(np.array(chosen, np.int64))
+
+
+def _refuse_overload(planned: Planned, held: Held, host: HostCopies, share: float) -> None:
+    """In the long run, copies must take no longer than the slowest rank computes."""
+    graph = planned.graph
+    busy = int(graph.per_rank(graph.duration[: graph.compute_nodes]).max(initial=0))
+    out = np.bincount(held.rank, host.offload_s[held.stage], graph.ranks) * 1e12
+    back = np.bincount(held.rank, host.reload_s[held.stage], graph.ranks) * 1e12
+    by_switch = [np.bincount(host.switch, each) for each in (out, back)]
+    load = max(float((out + back).max(initial=0)), *(float(each.max(initial=0)) for each in by_switch))
+    if load > busy * (1 + 1e-6):
+        most = np.floor(100 * share * busy / load) / 100
+        raise ScheduleError(
+            f"copying a share of {share:.3g} of the activations to the host and back takes {load / busy:.3g} times as "
+            f"long as computing, so that it cannot be hidden; a share of {most:.2f} can, "
+            f"or links to the host that are {load / busy:.3g} times as fast"
+        )
+
+
+class Part(NamedTuple):
+    """The copies of the ranks of one switch: those of ``held`` that `Copies` lists."""
+
+    held: Held
+    copies: Copies
+
+
+def _plan_switch(
+    planned: Planned, held: Held, host: HostCopies, effects: MemoryEffects, kept: NDArray[np.float64]
+) -> Part:
+    """The plan that leaves the fullest rank the most room."""
+    ranks, lane = np.unique(held.rank, return_inverse=True)
+    stays = Stays(
+        lane=lane,
+        made=planned.end[held.forward],
+        due=planned.start[held.needed_by],
+        out=_picoseconds(host.offload_s, held.stage),
+        back=_picoseconds(host.reload_s, held.stage),
+    )
+    few = len(stays) <= MANY and bool(stays.out.any())
+    choices = [(p, s) for p in PATIENCE for s in SHIFTS] if few else [(PATIENCE[-1], 0.0)]
+    plans = [plan(stays, host.alone, patience, shift) for patience, shift in choices]
+    ledgers = [Ledger(planned, effects, int(rank)) for rank in ranks]
+    best = min(plans, key=lambda each: _fullness(ledgers, lane, kept[held.stage], each))
+    return Part(held.select(best.which), best)
+
+
+def _picoseconds(seconds: NDArray[np.float64], stage: Nodes) -> Picoseconds:
+    return np.rint(seconds * 1e12).astype(np.int64)[stage]
+
+
+def _fullness(ledgers: list[Ledger], lane: Nodes, size: NDArray[np.float64], copies: Copies) -> tuple[float, float]:
+    """Peak of the fullest rank, then their sum."""
+    peaks = []
+    for index, ledger in enumerate(ledgers):
+        mine = lane[copies.which] == index
+        peaks.append(ledger.peak(copies.out_end[mine], copies.back_start[mine], size[copies.which[mine]]))
+    return max(peaks), sum(peaks)
+
+
+class Ledger:
+    """What a rank's compute stream takes and gives back, in order of time."""
+
+    def __init__(self, planned: Planned, effects: MemoryEffects, rank: int) -> None:
+        nodes = slice(int(planned.graph.starts[rank]), int(planned.graph.starts[rank + 1]))
+        self.moment = np.concatenate([planned.start[nodes], planned.end[nodes]])
+        self.change = np.concatenate([effects.takes[nodes], -effects.gives[nodes]])
+        self.taking = np.repeat([True, False], len(self.moment) // 2)
+
+    def peak(self, gone: Picoseconds, again: Picoseconds, size: NDArray[np.float64]) -> float:
+        """Largest level when activations of the given sizes are away from ``gone`` until ``again``."""
+        moment = np.concatenate([self.moment, gone, again])
+        change = np.concatenate([self.change, -size, size])
+        taking = np.concatenate([self.taking, np.zeros(len(gone), bool), np.ones(len(again), bool)])
+        return float(np.cumsum(change[np.lexsort((taking, moment))]).max(initial=0.0))
+
+
+def _extended(planned: Planned, parts: list[Part], effects: MemoryEffects, host: HostCopies) -> OpGraph:
+    """The graph with the planned copies on host streams."""
+    extension = Extension(planned.graph)
+    for part in parts:
+        nodes = _add_streams(extension, planned, part, effects, host.alone)
+        for direction, slots in zip(nodes, (part.copies.out_slot, part.copies.back_slot), strict=True):
+            order = np.argsort(slots, kind="stable")
+            rank = part.held.rank[order]
+            for i in (np.flatnonzero(rank[1:] != rank[:-1]) + 1).tolist():
+                extension.wait(int(direction[order[i]]), int(direction[order[i - 1]]))
+    return extension.build()
+
+
+def _add_streams(
+    extension: Extension, planned: Planned, part: Part, effects: MemoryEffects, alone: float
+) -> tuple[Nodes, Nodes]:
+    """A host stream per rank; the nodes of the copies out and back, each (K,)."""
+    out, back = np.empty(len(part.held.rank), np.int64), np.empty(len(part.held.rank), np.int64)
+    for rank in np.unique(part.held.rank).tolist():
+        extension.stream(rank, HOST)
+        mine = np.flatnonzero(part.held.rank == rank)
+        moment = np.concatenate([part.copies.out_start[mine], part.copies.back_start[mine]])
+        for place in np.argsort(moment, kind="stable").tolist():
+            index, leaving = int(mine[place % len(mine)]), place < len(mine)
+            kind, nodes = (Kind.OFFLOAD, out) if leaving else (Kind.RELOAD, back)
+            lone = part.copies.out_alone[index] if leaving else part.copies.back_alone[index]
+            nodes[index] = _add_copy(extension, planned.graph, part.held, index, kind, alone if lone else 1.0)
+        _order_by_memory(extension, planned, part, rank, mine, out, back, effects)
+    return out, back
+
+
+def _add_copy(extension: Extension, graph: OpGraph, held: Held, index: int, kind: Kind, factor: float) -> int:
+    forward = int(held.forward[index])
+    node = extension.node(kind, int(held.stage[index]), int(graph.microbatch[forward]), factor)
+    if kind == Kind.OFFLOAD:
+        extension.wait(node, forward)
+    else:
+        extension.wait(int(held.needed_by[index]), node)
+    return node
+
+
+def _order_by_memory(
+    extension: Extension,
+    planned: Planned,
+    part: Part,
+    rank: int,
+    mine: Nodes,
+    out: Nodes,
+    back: Nodes,
+    effects: MemoryEffects,
+) -> None:
+    """Let what takes memory wait for what gives some back before it in the plan."""
+    first, last = int(planned.graph.starts[rank]), int(planned.graph.starts[rank + 1])
+    ended = np.searchsorted(planned.end[first:last], part.copies.back_start[mine], side="right")
+    for node, count in zip(back[mine].tolist(), ended.tolist(), strict=True):
+        if count:
+            extension.wait(node, first + count - 1)
+    order = mine[np.argsort(part.copies.out_end[mine], kind="stable")]
+    takers = first + np.flatnonzero(effects.takes[first:last] > 0)
+    gone = np.searchsorted(part.copies.out_end[order], planned.start[takers], side="right")
+    for i in np.flatnonzero(np.diff(gone, prepend=0)).tolist():
+        extension.wait(int(takers[i]), int(out[order[gone[i] - 1]]))
