@@ -109,7 +109,7 @@ def _queue_rank(
     if spec.zero == 3 and spec.gather:
         events = events.also(_gathers(graph, first, last))
     queued = _queue(extension, spec, _in_launch_order(events, first, shared), last)
-    stages = [extension.nodes[node - len(graph)][1] for node in queued]
+    stages = [extension.nodes.stage[node - len(graph)] for node in queued]
     for node, stage in zip(queued, stages, strict=True):
         reductions[stage].append(node)
     if optimizer is not None:
@@ -226,13 +226,14 @@ def _meet_replicas(extension: Extension, spec: DataParallel, reductions: dict[in
     offset = len(extension.graph)
     owner = np.repeat([s.rank for s in extension.streams], extension.sizes)
     own_waits: dict[int, list[tuple[int, float]]] = {}
-    for node, producer, fraction in extension.deps:
+    deps = extension.deps
+    for node, producer, fraction in zip(deps.node, deps.producer, deps.fraction, strict=True):
         own_waits.setdefault(node, []).append((producer, fraction))
     for stage, nodes in reductions.items():
         if replicas[stage] <= 1:
             continue
         for bucket in range(int(spec.buckets[stage])):
-            members = [n for n in nodes if extension.nodes[n - offset][2] == bucket]
+            members = [n for n in nodes if extension.nodes.microbatch[n - offset] == bucket]
             for node in members:
                 for other in members:
                     if other == node:
