@@ -113,15 +113,16 @@ class Extension:
 
 def _with_deps(graph: OpGraph, deps: DependencyColumns, more_nodes: int) -> OpGraph:
     """The graph's dependency lists with more entries, each after those that its node has, over ``more_nodes`` more."""
-    count = np.append(np.diff(graph.dep_starts), np.zeros(more_nodes, np.int32))
+    count = np.zeros(len(graph) + more_nodes + 1, np.int32)
+    count[1 : len(graph) + 1] = np.diff(graph.dep_starts)
     ends = np.append(graph.dep_starts[1:], np.full(more_nodes, len(graph.dep_node)))
     node = np.array(deps.node, np.int64)
     order = np.argsort(node, kind="stable")
     place = ends[node[order]]
-    np.add.at(count, node, 1)
+    np.add.at(count, node + 1, 1)
     return replace(
         graph,
-        dep_starts=np.append(0, np.cumsum(count)).astype(np.int32),
+        dep_starts=np.cumsum(count, out=count),
         dep_node=np.insert(graph.dep_node, place, np.array(deps.producer, np.int32)[order]),
         dep_fraction=_fractions(graph, place, np.array(deps.fraction, np.float64)[order]),
         dep_message=np.insert(graph.dep_message, place, NO_MESSAGE),
