@@ -50,9 +50,17 @@ class Plan:
         return self.schedule.program(self.setting)
 
     def graph(self) -> OpGraph:
-        """The bound op graph of the step."""
+        """The bound op graph of the step.
+
+        Raises:
+            ConfigError: activations cannot go to the host and back in time.
+        """
         program = self.program()
-        return bind(lower(program, self.costs, self.lowering(program)), self.costs)
+        try:
+            lowered = lower(program, self.costs, self.lowering(program))
+        except ScheduleError as error:
+            raise ConfigError([Problem("schedule.offload", str(error))], self.config.source) from None
+        return bind(lowered, self.costs)
 
     def lowering(self, program: Program) -> Lowering:
         """What lowering adds for this config and schedule."""
@@ -66,7 +74,7 @@ class Plan:
             paired_exchanges=self.schedule.paired_exchanges,
             weights=self.schedule.weight_policy,
             second_engine=self.schedule.second_engine,
-            offload=self.schedule.offload_share,
+            offload=self.schedule.offloading,
         )
 
 
@@ -146,7 +154,7 @@ def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline,
         found = _extrapolate(plan, engine)
         if found is not None:
             metrics = report(found.summary, plan.costs, plan.work)
-            return {**metrics, "asynchronous": None}, plan.costs, found.timeline, [found.note()]
+            return {**metrics, "asynchronous": None, "offload": None}, plan.costs, found.timeline, [found.note()]
         notes.append("not extrapolated: no steady state was found, so that all micro-batches were simulated")
     timeline, more = run_engine(plan.graph(), plan, engine)
     return *_metrics(timeline, plan), timeline, [*notes, *more]
@@ -155,16 +163,31 @@ def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline,
 def _metrics(timeline: Timeline, plan: Plan) -> tuple[dict[str, Any], Costs]:
     """Metrics, and the costs with all copies of the weights that the run needs."""
     if not timeline.graph.has_updates:
-        return {**collect(timeline, plan.costs, plan.work), "asynchronous": None}, plan.costs
+        metrics = {**collect(timeline, plan.costs, plan.work), "asynchronous": None}
+        return _with_offload(metrics, timeline, plan), plan.costs
     from pipesim.metrics.asynchronous import collect_asynchronous
 
-    return collect_asynchronous(timeline, plan.costs, plan.work, plan.schedule.weight_policy)
+    metrics, costs = collect_asynchronous(timeline, plan.costs, plan.work, plan.schedule.weight_policy)
+    return {**metrics, "offload": None}, costs
+
+
+def _with_offload(metrics: dict[str, Any], timeline: Timeline, plan: Plan) -> dict[str, Any]:
+    """What copies to the host take; a plan has to fit in host memory as well."""
+    if plan.schedule.offloading is None:
+        return {**metrics, "offload": None}
+    from pipesim.metrics.offload import offload_section
+
+    section = offload_section(timeline, plan.costs)
+    memory = metrics["memory"]
+    if section is not None and section["host_fits"] is False:
+        memory = {**memory, "fits": False}
+    return {**metrics, "memory": memory, "offload": section}
 
 
 def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
     from pipesim.extrapolation import extrapolate
 
-    if plan.config.simulation.network != "ideal":
+    if plan.config.simulation.network != "ideal" or plan.schedule.offloading is not None:
         return None
     return extrapolate(
         plan.schedule,

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs, Ports, StageSizes, StageTimes
-from pipesim.costs.layer import LayerCosts, LayerTimes
+from pipesim.costs.layer import LayerCosts
 from pipesim.costs.links import collective_part, crosses_nodes, pipeline_hops, rank_ports
+from pipesim.costs.phases import LayerTimes
 from pipesim.costs.stages import Stage, StageActivations, build_stages
 from pipesim.costs.state import StateCosts
 from pipesim.hardware import Cluster, Layout

@@ -9,7 +9,6 @@ fractions; a flow ends at the first whole picosecond at which all of it is throu
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
@@ -74,10 +73,7 @@ class Fair:
 
     def _share(self) -> None:
         flows, now = self._affected(), int(self.env.now)
-        paths = [flow.transfer.ports for flow in flows]
-        capacity = dict.fromkeys(chain.from_iterable(paths), WHOLE)
-        rates = max_min(paths, [flow.transfer.share for flow in flows], capacity)
-        for flow, rate in zip(flows, rates, strict=True):
+        for flow, rate in zip(flows, _rates(flows), strict=True):
             if rate != flow.rate:
                 flow.advance(now)
                 flow.rate = rate
@@ -94,7 +90,7 @@ class Fair:
                     found.add(flow)
                     ports += [port for port in flow.transfer.ports if port not in seen]
                     seen.update(flow.transfer.ports)
-        return sorted(found, key=lambda flow: flow.transfer[:3])
+        return sorted(found, key=lambda flow: flow.transfer[:2])
 
     def _end_later(self, flow: Flow) -> None:
         """Plan the end of a flow at its present rate; earlier plans are void."""
@@ -108,4 +104,13 @@ class Fair:
                 self._resolve(flow)
                 flow.transfer.done(flow.transfer.time, int(self.env.now))
 
-        self.env.timeout(math.ceil(flow.left / flow.rate)).callbacks.append(end)
+        self.env.timeout(int(-(-flow.left // flow.rate))).callbacks.append(end)
+
+
+def _rates(flows: list[Flow]) -> list[Fraction]:
+    """Max-min fair rates of flows that share ports with nobody else, in 1024ths of a port."""
+    if len(flows) == 1:
+        return [Fraction(flows[0].transfer.share)]
+    paths = [flow.transfer.ports for flow in flows]
+    capacity = dict.fromkeys(chain.from_iterable(paths), WHOLE)
+    return max_min(paths, [flow.transfer.share for flow in flows], capacity)

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from pipesim.costs.costs import Costs, HostCopies
 from pipesim.errors import ScheduleError
 from pipesim.ir.graph import HOST, OpGraph
+from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import BACKWARD_KINDS, Kind, is_any
 from pipesim.ir.replay import NEVER, earliest_ends
 from pipesim.lowering.bind import bind
-from pipesim.lowering.copies import Copies, Stays, plan
+from pipesim.lowering.copies import Copies, Rule, Stays, plan
 from pipesim.lowering.extend import Extension
 from pipesim.lowering.memory import MemoryEffects, activation_effects
 from pipesim.lowering.postpone import latest_starts
@@ -35,7 +36,10 @@ Nodes = NDArray[np.int64]
 Picoseconds = NDArray[np.int64]
 
 PATIENCE = (3.0, 2.0, 1.0)
-"""Stays of up to so many round trips are not copied; PipeOffload's scheduler has 3. The best one is taken."""
+"""Stays of up to so many round trips are not copied; the best one is taken."""
+
+RELEASED_PATIENCE = 3.0
+"""The same in PipeOffload's released scheduler, which also has activations back one backward early."""
 
 SHIFTS = (0.0, 0.25, 0.5, 0.75)
 """Where the slots of the copies may start; the best one is taken."""
@@ -67,8 +71,8 @@ class Planned:
     end: Picoseconds
 
 
-def add_offload(graph: OpGraph, costs: Costs, share: float) -> OpGraph:
-    """The graph with a stream of host copies per rank, for the ``share`` of its activations that live longest.
+def add_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> OpGraph:
+    """The graph with a stream of host copies per rank, for the share of its activations that live longest.
 
     Stages that live longest come first; of the last one that counts, micro-batches are taken evenly. Of these,
     activations stay where copying them would be of no use or would delay the step.
@@ -83,12 +87,13 @@ def add_offload(graph: OpGraph, costs: Costs, share: float) -> OpGraph:
     start = latest_starts(bound, end - bound.duration)
     planned = Planned(bound, start, start + bound.duration)
     host = costs.host if costs.host is not None else free_copies(costs, graph.ranks)
-    held = _longest_held(planned, held_activations(graph), share)
-    _refuse_overload(planned, held, host, share)
+    held = _longest_held(planned, held_activations(graph), offloading.share)
+    held = _long_enough(planned, held, host)
+    _refuse_overload(planned, held, host, offloading.share)
     effects = activation_effects(graph, costs.sizes)
     kept = costs.sizes.activations
     parts = [
-        _plan_switch(planned, held.select(members), host, effects, kept)
+        _plan_switch(planned, held.select(members), host, effects, kept, offloading)
         for members in (np.flatnonzero(host.switch[held.rank] == one) for one in np.unique(host.switch))
         if len(members)
     ]
@@ -132,6 +137,13 @@ def _longest_held(planned: Planned, held: Held, share: float) -> Held:
     return held.select(np.array(chosen, np.int64))
 
 
+def _long_enough(planned: Planned, held: Held, host: HostCopies) -> Held:
+    """Those held longer than going to the host and back takes."""
+    stay = planned.start[held.needed_by] - planned.end[held.forward]
+    away = _picoseconds(host.offload_s, held.stage) + _picoseconds(host.reload_s, held.stage)
+    return held.select(np.flatnonzero(stay > away))
+
+
 def _refuse_overload(planned: Planned, held: Held, host: HostCopies, share: float) -> None:
     """In the long run, copies must take no longer than the slowest rank computes."""
     graph = planned.graph
@@ -157,23 +169,42 @@ class Part(NamedTuple):
 
 
 def _plan_switch(
-    planned: Planned, held: Held, host: HostCopies, effects: MemoryEffects, kept: NDArray[np.float64]
+    planned: Planned,
+    held: Held,
+    host: HostCopies,
+    effects: MemoryEffects,
+    kept: NDArray[np.float64],
+    offloading: Offloading,
 ) -> Part:
     """The plan that leaves the fullest rank the most room."""
     ranks, lane = np.unique(held.rank, return_inverse=True)
     stays = Stays(
         lane=lane,
         made=planned.end[held.forward],
-        due=planned.start[held.needed_by],
+        due=planned.start[held.needed_by] - (_backward(planned, held) if offloading.alternating else 0),
         out=_picoseconds(host.offload_s, held.stage),
         back=_picoseconds(host.reload_s, held.stage),
     )
-    few = len(stays) <= MANY and bool(stays.out.any())
-    choices = [(p, s) for p in PATIENCE for s in SHIFTS] if few else [(PATIENCE[-1], 0.0)]
-    plans = [plan(stays, host.alone, patience, shift) for patience, shift in choices]
+    plans = [plan(stays, rule) for rule in _rules(stays, host.alone, offloading.alternating)]
     ledgers = [Ledger(planned, effects, int(rank)) for rank in ranks]
     best = min(plans, key=lambda each: _fullness(ledgers, lane, kept[held.stage], each))
     return Part(held.select(best.which), best)
+
+
+def _rules(stays: Stays, alone: float, alternating: bool) -> list[Rule]:
+    """Rules to try, the released scheduler's alone if it is asked for."""
+    if alternating:
+        return [Rule(alone, RELEASED_PATIENCE, 0.0, True)]
+    if len(stays) > MANY or not stays.out.any():
+        return [Rule(alone, PATIENCE[-1])]
+    return [Rule(alone, patience, shift) for patience in PATIENCE for shift in SHIFTS]
+
+
+def _backward(planned: Planned, held: Held) -> Picoseconds:
+    """How long the backwards take that need some activations, not counting recomputation."""
+    again = planned.graph.kind[held.needed_by] == Kind.RECOMPUTE
+    length: Picoseconds = planned.graph.duration[held.needed_by + again]
+    return length
 
 
 def _picoseconds(seconds: NDArray[np.float64], stage: Nodes) -> Picoseconds:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.errors import ScheduleError
+from pipesim.ir.offloading import Offloading
 from pipesim.ir.placement import Placement, linear
 from pipesim.ir.program import OpLike, Program
 from pipesim.ir.updates import WeightPolicy
@@ -159,9 +160,9 @@ class Schedule:
         return False
 
     @property
-    def offload_share(self) -> float:
-        """The share of activations that goes to host memory between forward and backward, longest-lived first."""
-        return 0.0
+    def offloading(self) -> Offloading | None:
+        """Which activations go to host memory between forward and backward, if any."""
+        return None
 
     @property
     def synchronous_optimizer(self) -> bool:

@@ -35,6 +35,9 @@ def test_a_full_disk_is_explained() -> None:
         done = call(["hardware"], stdout=full)
     assert done.returncode == 2
     assert done.stderr == "pipesim: No space left on device\n"
+    done = call(["hardware", "--json", "/dev/full"], stdout=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr == "pipesim: cannot write '/dev/full': No space left on device\n"
 
 
 def test_a_closed_standard_output_is_no_traceback() -> None:

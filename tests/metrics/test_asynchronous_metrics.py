@@ -187,3 +187,14 @@ def test_the_second_engine_is_a_lane_of_its_own():
     assert set(kinds["update"]) == {"W", "OPT"}
     assert set(kinds["compute"]) == {"F", "I"}
     assert np.isclose(frame.loc[frame["kind"] == "W", "end_s"] - frame.loc[frame["kind"] == "W", "start_s"], 1).all()
+
+
+def test_memory_without_activations_is_an_empty_table():
+    """Activations of no bytes, with weight gradients on a second engine."""
+    config = {
+        "pipeline": {"ranks": 2, "microbatches": 3},
+        "memory": {"activation": 0},
+        "schedule": {"name": "layerpipe2", "engines": 2},
+    }
+    memory = pipesim.simulate(config).memory
+    assert (memory["bytes"] == 0).all()

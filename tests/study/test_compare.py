@@ -44,7 +44,7 @@ def test_a_comparison_is_shown_as_a_table() -> None:
     lines = repr(comparison).splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["1f1b", "chimera"]
     assert lines[3].split()[1:7] == ["-"] * 6
-    assert "even" in lines[3]
+    assert "the number of ranks must be even" in lines[3]
     assert "<th>chimera</th>" in comparison._repr_html_()
 
 
