@@ -11,6 +11,8 @@ from pipesim.ir.graph import NO_MESSAGE, OpGraph, Stream
 from pipesim.ir.op import Kind
 from pipesim.ir.program import NO_STAGE
 
+Column = NDArray[np.integer]
+
 
 @dataclass
 class Extension:
@@ -38,6 +40,19 @@ class Extension:
     def wait(self, node: int, producer: int, fraction: float = 1.0) -> None:
         """Let ``node`` wait until ``fraction`` of ``producer`` is done."""
         self.deps.append((node, producer, fraction))
+
+    def add_nodes(self, kind: Column, stage: Column, microbatch: Column) -> NDArray[np.int64]:
+        """Append nodes to the newest stream; their numbers in the extended graph."""
+        first = len(self.graph) + len(self.nodes)
+        self.nodes.extend(zip(kind.tolist(), stage.tolist(), microbatch.tolist(), strict=True))
+        self.factors.extend([1.0] * len(kind))
+        self.sizes[-1] += len(kind)
+        return first + np.arange(len(kind))
+
+    def add_waits(self, nodes: Column, producers: Column, fractions: NDArray[np.float64] | None = None) -> None:
+        """Let each node wait for its producer, or for a fraction of it."""
+        shares = [1.0] * len(nodes) if fractions is None else fractions.tolist()
+        self.deps.extend(zip(nodes.tolist(), producers.tolist(), shares, strict=True))
 
     def build(self) -> OpGraph:
         """The extended graph."""
