@@ -69,7 +69,7 @@ class Binder:
     def lags(self, costs: Costs, duration: Picoseconds) -> Picoseconds:
         """Lag of every dependency, shape (m,), for the durations of the nodes."""
         table = _hop_table(self._ends, costs)
-        lag = table.ravel()[self._hops] if table.any() else np.zeros(len(self._hops), np.int64)
+        lag = table.ravel()[self._hops] if np.count_nonzero(table) else np.zeros(len(self._hops), np.int64)
         if self._exchanges is not None:
             lag[self._exchanges.edges] += self._exchanges.waits(_occupied_table(self._ends, costs), costs, self._ends)
         fraction, part = self.graph.dep_fraction, self._parts
@@ -97,8 +97,11 @@ def duration_table(costs: Costs) -> Picoseconds:
     """Picoseconds by kind and stage, shape (kinds, S). A full backward is its two halves less their overlap."""
     times, host = costs.times, costs.host
     table = np.zeros((len(Kind), costs.stages), np.int64)
-    table[list(_PRICES)] = to_picoseconds(np.stack([getattr(times, name) for name in _PRICES.values()]))
-    table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap)
+    seconds = np.concatenate([*(getattr(times, name) for name in _PRICES.values()), times.overlap])
+    *prices, overlap = to_picoseconds(seconds).reshape(-1, costs.stages)
+    for kind, price in zip(_PRICES, prices, strict=True):
+        table[kind] = price
+    table[Kind.B] = table[Kind.I] + table[Kind.W] - overlap
     if host is not None:
         table[Kind.OFFLOAD], table[Kind.RELOAD] = to_picoseconds(host.offload_s), to_picoseconds(host.reload_s)
     return table

@@ -97,7 +97,7 @@ def _lower_without_flush(program: Program, costs: Costs, options: Lowering) -> O
 def shape(costs: Costs) -> tuple[Hashable, ...]:
     """What `lower` reads from costs: two costs of equal shape lower a program to the same graph."""
     times = costs.times
-    present = (bool(part.any()) for part in (times.reduce_grad, times.unshard, times.optimizer))
+    present = (np.count_nonzero(part) > 0 for part in (times.reduce_grad, times.unshard, times.optimizer))
     return (times.recompute > 0).tobytes(), (times.reconstruct > 0).tobytes(), *present, costs.buckets.tobytes()
 
 
