@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipesim.errors import PipesimError
-from pipesim.study.compare import Comparison, Plan, Source, reasons
+from pipesim.study.compare import Comparison, Plan, Source, name_of, reasons
 
 if TYPE_CHECKING:
     from pipesim.config import Config
@@ -65,16 +65,7 @@ def _labelled(values: Iterable[Any] | Mapping[str, Any]) -> Iterator[tuple[Any, 
     if isinstance(values, Mapping):
         yield from values.items()
     else:
-        yield from ((_label(value), value) for value in values)
-
-
-def _label(value: Any) -> Any:
-    """Numbers and names stand for themselves; a section is named by what is in it."""
-    if not isinstance(value, Mapping):
-        return value
-    name = next((str(value[key]) for key in ("name", "base") if key in value), "")
-    rest = ", ".join(f"{key} {part}" for key, part in value.items() if key not in ("name", "base"))
-    return f"{name} ({rest})" if name and rest else name or rest
+        yield from ((name_of(value), value) for value in values)
 
 
 def _plain(value: Any) -> Any:
