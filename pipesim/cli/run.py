@@ -11,7 +11,8 @@ from pipesim.cli.output import check_directory, check_files, say, say_summary, w
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulate one config, print the summary, write what was asked for."""
-    check_files({"--json": arguments.json, "--gantt": arguments.gantt, "--trace": arguments.trace})
+    names = ("json", "gantt", "trace", "html")
+    check_files({f"--{name}": getattr(arguments, name) for name in names})
     check_directory("--out", arguments.out)
     from pipesim import api
 
@@ -53,6 +54,8 @@ def _write(result: Any, arguments: argparse.Namespace) -> None:
         save_figure(result.gantt().figure, arguments.gantt)
     if arguments.trace:
         result.write_trace(arguments.trace)
+    if arguments.html:
+        result.write_html(arguments.html)
 
 
 def save_figure(figure: Any, name: str) -> None:
