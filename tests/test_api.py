@@ -165,7 +165,7 @@ def test_the_critical_path_is_work_without_a_break():
     assert [rank for rank, _, _ in path] == [0, 1, 2, 3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("forward", [1e4, 1e6, 1e30])
+@pytest.mark.parametrize("forward", [1e4, 1e6, 1e20])
 def test_times_that_cannot_be_counted_are_refused(forward):
     """1e4 s per op and 32 ops is fine; beyond 64 bits of picoseconds the error says so, whichever way it overflows."""
     config = {**ABSTRACT, "costs": {"forward": forward}}

@@ -121,7 +121,7 @@ class Copies(NamedTuple):
     back_slot: NDArray[np.int64]
 
 
-def plan(stays: Stays, rule: Rule) -> Copies:
+def plan_copies(stays: Stays, rule: Rule) -> Copies:
     """Copies of all stays that are worth it, none of which makes anything late.
 
     Not worth it: stays that are short, and those whose copies back would have to start before, or right when, those
@@ -145,7 +145,7 @@ def plan(stays: Stays, rule: Rule) -> Copies:
         if wider == slots:
             return _timed(stays, which, slots, out, back, rule.alone)
         slots, widenings = wider, widenings + 1
-    return plan(stays, replace(rule, alone=1.0))
+    return plan_copies(stays, replace(rule, alone=1.0))
 
 
 def _slots(stays: Stays, step: int, rule: Rule) -> Slots:

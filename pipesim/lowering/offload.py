@@ -27,7 +27,7 @@ from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import BACKWARD_KINDS, Kind, is_any
 from pipesim.ir.replay import NEVER, earliest_ends
 from pipesim.lowering.bind import bind
-from pipesim.lowering.copies import Copies, Rule, Stays, plan
+from pipesim.lowering.copies import Copies, Rule, Stays, plan_copies
 from pipesim.lowering.extend import Extension
 from pipesim.lowering.memory import MemoryEffects, activation_effects
 from pipesim.lowering.postpone import latest_starts
@@ -80,10 +80,16 @@ def add_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> OpGraph
     Raises:
         ScheduleError: copying takes longer than computing, so that it cannot keep up.
     """
+    plan = plan_offload(graph, costs, offloading)
+    return graph if plan is None else _extended(plan)
+
+
+def plan_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> OffloadPlan | None:
+    """Where the copies of `add_offload` go; None for a graph that deadlocks, which is the engine's to report."""
     bound = bind(graph, costs)
     end = earliest_ends(bound, bound.duration, bound.dep_lag)
     if (end == NEVER).any():
-        return graph  # a deadlock is the engine's to report
+        return None
     start = latest_starts(bound, end - bound.duration)
     planned = Planned(bound, start, start + bound.duration)
     host = costs.host if costs.host is not None else free_copies(costs, graph.ranks)
@@ -97,7 +103,7 @@ def add_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> OpGraph
         for members in (np.flatnonzero(host.switch[held.rank] == one) for one in np.unique(host.switch))
         if len(members)
     ]
-    return _extended(planned, parts, effects, host)
+    return OffloadPlan(planned, parts, effects, host)
 
 
 def free_copies(costs: Costs, ranks: int) -> HostCopies:
@@ -185,7 +191,7 @@ def _plan_switch(
         out=_picoseconds(host.offload_s, held.stage),
         back=_picoseconds(host.reload_s, held.stage),
     )
-    plans = [plan(stays, rule) for rule in _rules(stays, host.alone, offloading.alternating)]
+    plans = [plan_copies(stays, rule) for rule in _rules(stays, host.alone, offloading.alternating)]
     ledgers = [Ledger(planned, effects, int(rank)) for rank in ranks]
     best = min(plans, key=lambda each: _fullness(ledgers, lane, kept[held.stage], each))
     return Part(held.select(best.which), best)
@@ -237,11 +243,36 @@ class Ledger:
         return float(np.cumsum(change[np.lexsort((taking, moment))]).max(initial=0.0))
 
 
-def _extended(planned: Planned, parts: list[Part], effects: MemoryEffects, host: HostCopies) -> OpGraph:
+@dataclass(frozen=True, eq=False)
+class OffloadPlan:
+    """The step with its copies, part by part (one per switch), and what its ops do to memory."""
+
+    planned: Planned
+    parts: list[Part]
+    effects: MemoryEffects
+    host: HostCopies
+
+    def peaks(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Most bytes of activations that each rank may hold, shape (P,), for bytes per stage ``kept`` (S,)."""
+        peaks = np.array(
+            [Ledger(self.planned, self.effects, r).peak(*_NOTHING) for r in range(self.planned.graph.ranks)]
+        )
+        for held, copies in self.parts:
+            for rank in np.unique(held.rank).tolist():
+                mine = held.rank == rank
+                away = copies.out_end[mine], copies.back_start[mine], kept[held.stage[mine]]
+                peaks[rank] = Ledger(self.planned, self.effects, rank).peak(*away)
+        return peaks
+
+
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+
+
+def _extended(plan: OffloadPlan) -> OpGraph:
     """The graph with the planned copies on host streams."""
-    extension = Extension(planned.graph)
-    for part in parts:
-        nodes = _add_streams(extension, planned, part, effects, host.alone)
+    extension = Extension(plan.planned.graph)
+    for part in plan.parts:
+        nodes = _add_streams(extension, plan.planned, part, plan.effects, plan.host.alone)
         for direction, slots in zip(nodes, (part.copies.out_slot, part.copies.back_slot), strict=True):
             order = np.argsort(slots, kind="stable")
             rank = part.held.rank[order]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
 from pipesim.ir.graph import HOST, OpGraph
-from pipesim.ir.op import Kind, is_any
+from pipesim.ir.op import Kind
 from pipesim.ir.timeline import PICOSECONDS, Timeline
 
 Floats = NDArray[np.float64]
@@ -20,7 +20,8 @@ def offload_section(timeline: Timeline, costs: Costs) -> dict[str, Any] | None:
 
     ``k``: how long copying all activations out and back takes, over computing (T_o / T_c; arXiv 2503.01328, section
     3). ``share``: activations that are copied, of all. ``copied_bytes``: what one GPU of each rank sends to its host
-    in a step, the mean over ranks. ``waited_s``: how long ranks had nothing to do but wait for a copy, the mean.
+    in a step, the mean over ranks. ``waited_s``: how long backwards waited for activations on their way back,
+    the mean.
     ``host_peak_bytes``: host memory per rank and GPU; ``node_peak_bytes``: of the fullest node, if every GPU keeps
     what it needs at most; ``host_capacity_bytes`` and ``host_fits``: of a node, None where it is not limited.
     """
@@ -70,12 +71,15 @@ def host_peaks(timeline: Timeline, kept: Floats) -> Floats:
 
 
 def waited(timeline: Timeline) -> NDArray[np.int64]:
-    """Picoseconds for which each rank's compute stream waited, last of all, for a copy; shape (P,)."""
+    """Picoseconds for which each rank's backwards waited, last of all, for their activations; shape (P,).
+
+    Forwards of the warm-up that wait until memory is free are not counted: they wait in bubbles.
+    """
     graph, nodes = timeline.graph, timeline.waits
     mine = nodes < graph.compute_nodes
     edge, gap = timeline.binding[mine], timeline.gap[nodes[mine]]
     copies = edge >= 0
-    copies[copies] = is_any(graph.kind[graph.dep_node[edge[copies]]], (Kind.OFFLOAD, Kind.RELOAD))
+    copies[copies] = graph.kind[graph.dep_node[edge[copies]]] == Kind.RELOAD
     total = np.zeros(graph.ranks, np.int64)
     np.add.at(total, graph.rank[nodes[mine][copies]], gap[copies])
     return total
