@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,21 +47,15 @@ class Plan:
         return replace(self, setting=replace(self.setting, microbatches=microbatches))
 
     def program(self) -> Program:
-        """The ops of every rank."""
-        return self.schedule.program(self.setting)
+        """The ops of every rank. Raises ConfigError where the schedule finds no order for these costs."""
+        with _config_errors(self.config):
+            return self.schedule.program(self.setting)
 
     def graph(self) -> OpGraph:
-        """The bound op graph of the step.
-
-        Raises:
-            ConfigError: activations cannot go to the host and back in time.
-        """
+        """The bound op graph of the step. Raises ConfigError where the schedule cannot run at these costs."""
         program = self.program()
-        try:
-            lowered = lower(program, self.costs, self.lowering(program))
-        except ScheduleError as error:
-            raise ConfigError([Problem("schedule.offload", str(error))], self.config.source) from None
-        return bind(lowered, self.costs)
+        with _config_errors(self.config):
+            return bind(lower(program, self.costs, self.lowering(program)), self.costs)
 
     def lowering(self, program: Program) -> Lowering:
         """What lowering adds for this config and schedule."""
@@ -76,6 +71,15 @@ class Plan:
             second_engine=self.schedule.second_engine,
             offload=self.schedule.offloading,
         )
+
+
+@contextmanager
+def _config_errors(config: Config) -> Iterator[None]:
+    """What a schedule finds wrong is wrong with the config: the error says in which, and where."""
+    try:
+        yield
+    except ScheduleError as error:
+        raise ConfigError([Problem("schedule", str(error))], config.source) from None
 
 
 def load(source: Source, overrides: Sequence[str] = ()) -> Config:
@@ -100,12 +104,10 @@ def plan(config: Config | Source) -> Plan:
     from pipesim import pricing
 
     ranks, microbatches = config.ranks, config.microbatches
-    try:
+    with _config_errors(config):
         schedule = pricing.fitted(config)
         schedule.check(ranks, microbatches)
         placement = schedule.placement(ranks)
-    except ScheduleError as error:
-        raise ConfigError([Problem("schedule", str(error))], config.source) from None
     costs, work = _costs(config, placement)
     return Plan(config, schedule, Setting(ranks, microbatches, step_costs(costs)), costs, work)
 

@@ -113,6 +113,16 @@ class Result:
 
         return save(self, Path(directory))
 
+    def write_html(self, path: str | Path) -> Path:
+        """Write one HTML file that works offline: summary, timeline to zoom into, memory, and why ranks idle."""
+        from pipesim import __version__
+        from pipesim.files import write_atomically
+        from pipesim.report.page_html import page
+
+        target = Path(path)
+        write_atomically(target, page(self, __version__).encode())
+        return target
+
     def write_trace(self, path: str | Path) -> Path:
         """Write a Chrome trace (``.json`` or ``.json.gz``) that Perfetto opens."""
         from pipesim.interop.chrome import write_trace

@@ -14,6 +14,7 @@ Command = Callable[[argparse.Namespace], int]
 EXIT_CODES = "exit codes: 0 done; 1 simulated, but the plan does not fit in memory; 2 bad input"
 FIGURES = (".png", ".svg", ".pdf")
 TRACES = (".json", ".json.gz")
+PAGES = (".html",)
 SHELLS = ("bash", "zsh")
 
 
@@ -126,6 +127,9 @@ def _run(subparsers: _Subparsers) -> _Parser:
     parser.add_argument("--gantt", metavar="FILE", type=_file(FIGURES), help="draw a Gantt chart (png, svg or pdf)")
     parser.add_argument(
         "--trace", metavar="FILE", type=_file(TRACES), help="write a trace for Perfetto (.json or .json.gz)"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", type=_file(PAGES), help="write a report to look at in a browser, in one file"
     )
     parser.add_argument("--engine", choices=("event", "compiled"), help="replaces the config's simulation.engine")
     return parser

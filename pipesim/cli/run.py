@@ -11,7 +11,8 @@ from pipesim.cli.output import check_directory, check_files, say, say_summary, w
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulate one config, print the summary, write what was asked for."""
-    check_files({"--json": arguments.json, "--gantt": arguments.gantt, "--trace": arguments.trace})
+    names = ("json", "gantt", "trace", "html")
+    check_files({f"--{name}": getattr(arguments, name) for name in names})
     check_directory("--out", arguments.out)
     from pipesim import api
 
@@ -19,10 +20,12 @@ def run(arguments: argparse.Namespace) -> int:
     config = api.load(arguments.config, overrides=[*arguments.overrides, *engine])
     with working("simulating"):
         result = api.simulate(config, engine=config.simulation.engine)
-    say_summary(result, arguments.json)
+    try:
+        _write(result, arguments)
+    finally:  # files first: a reader of the summary may go away; but the summary even if they cannot be written
+        say_summary(result, arguments.json)
     if exit_code([result.metrics]):
         _advise(config, arguments)
-    _write(result, arguments)
     return exit_code([result.metrics])
 
 
@@ -51,6 +54,8 @@ def _write(result: Any, arguments: argparse.Namespace) -> None:
         save_figure(result.gantt().figure, arguments.gantt)
     if arguments.trace:
         result.write_trace(arguments.trace)
+    if arguments.html:
+        result.write_html(arguments.html)
 
 
 def save_figure(figure: Any, name: str) -> None:

@@ -98,10 +98,9 @@ def duration_table(costs: Costs) -> Picoseconds:
     times, host = costs.times, costs.host
     table = np.zeros((len(Kind), costs.stages), np.int64)
     seconds = np.concatenate([*(getattr(times, name) for name in _PRICES.values()), times.overlap])
-    *prices, overlap = to_picoseconds(seconds).reshape(-1, costs.stages)
-    for kind, price in zip(_PRICES, prices, strict=True):
-        table[kind] = price
-    table[Kind.B] = table[Kind.I] + table[Kind.W] - overlap
+    prices = to_picoseconds(seconds).reshape(-1, costs.stages)
+    table[_ROWS] = prices[:-1]
+    table[Kind.B] = table[Kind.I] + table[Kind.W] - prices[-1]
     if host is not None:
         table[Kind.OFFLOAD], table[Kind.RELOAD] = to_picoseconds(host.offload_s), to_picoseconds(host.reload_s)
     return table
@@ -117,6 +116,7 @@ _PRICES = {
     Kind.OPT: "optimizer",
     Kind.RECONSTRUCT: "reconstruct",
 }
+_ROWS = np.array(list(_PRICES))
 
 
 def _hop_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:

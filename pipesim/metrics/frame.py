@@ -8,7 +8,7 @@ import numpy as np
 
 from pipesim.costs.costs import Costs
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
-from pipesim.ir.op import Kind, Op, is_any
+from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import PICOSECONDS, Timeline
 from pipesim.lowering.memory import activation_effects
 from pipesim.metrics.gaps import NOTHING
@@ -155,8 +155,9 @@ def _partners(graph: OpGraph, node: np.ndarray) -> np.ndarray:
 
 def _tokens(stage: np.ndarray, kind: np.ndarray, microbatch: np.ndarray) -> list[str]:
     """What ops are called; those without a micro-batch have none in their names."""
+    names = [each.name for each in Kind]
     columns = zip(stage.tolist(), kind.tolist(), microbatch.tolist(), strict=True)
-    return [str(Op(s, Kind(k), m)).removesuffix("-1") for s, k, m in columns]
+    return [f"{s}{names[k]}{'' if m < 0 else m}" if s >= 0 else names[k] for s, k, m in columns]
 
 
 def memory_frame(timeline: Timeline, costs: Costs) -> pd.DataFrame:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipesim.report.colours import STRIPE, chunk_shade, in_legend_order, paint, rgb
+from pipesim.report.colours import ON_DARK, STRIPE, chunk_shade, in_legend_order, paint, rgb
 from pipesim.report.lanes import COMPUTE, Lanes, chunk_of
 
 Floats = NDArray[np.float64]
@@ -69,7 +70,7 @@ def boxes_of(frame: pd.DataFrame, lanes: Lanes) -> Boxes:
     row, column = lanes.find(ops["rank"].to_numpy(np.int64), ops["resource"].tolist())
     top, bottom = _split_pairs(ops, lanes.top[row, column], lanes.bottom[row, column])
     top, bottom = _split_directions(ops, top, bottom)
-    style, colours = _styles(ops["kind"].to_numpy(), chunk)
+    style, looks = styles(ops["kind"].to_numpy(), chunk)
     ordinary = Boxes(
         left=ops["start_s"].to_numpy(np.float64),
         right=ops["end_s"].to_numpy(np.float64),
@@ -79,7 +80,7 @@ def boxes_of(frame: pd.DataFrame, lanes: Lanes) -> Boxes:
         lane=row * len(lanes.resources) + column,
         layer=column,
         label=np.where(ops["resource"] == COMPUTE, ops["microbatch"], -1).astype(np.int64),
-        colours=colours,
+        colours=np.array([look.colour for look in looks]).reshape(-1, 3),
     )
     return _with_stripes(ordinary, ops["route"].to_numpy(np.int64))
 
@@ -104,14 +105,30 @@ def _split_directions(ops: pd.DataFrame, top: Floats, bottom: Floats) -> tuple[F
     return np.where(down, middle, top), np.where(up, middle, bottom)
 
 
-def _styles(kind: NDArray[np.object_], chunk: Ints) -> tuple[Ints, Floats]:
-    """A style per (kind, chunk) that occurs, in legend order, and its colour."""
+class Look(NamedTuple):
+    """What a style stands for, its colour, and its colour on a dark page."""
+
+    kind: str
+    name: str
+    chunk: int
+    colour: Floats
+    on_dark: Floats
+
+
+def styles(kind: NDArray[np.object_], chunk: Ints) -> tuple[Ints, list[Look]]:
+    """The style of every op: one per (kind, chunk) that occurs, in legend order."""
     chunks = int(chunk.max(initial=0)) + 1
     kinds = in_legend_order(set(kind))
     place = {name: i for i, name in enumerate(kinds)}
-    used, style = np.unique(np.array([place[name] for name in kind]) * chunks + chunk, return_inverse=True)
-    colours = [chunk_shade(rgb(paint(kinds[u // chunks]).colour), int(u % chunks), chunks) for u in used]
-    return style.astype(np.int64), np.array(colours).reshape(-1, 3)
+    used, style = np.unique(np.array([place[name] for name in kind], np.int64) * chunks + chunk, return_inverse=True)
+    looks = [_look(kinds[u // chunks], int(u % chunks), chunks) for u in used]
+    return style.astype(np.int64), looks
+
+
+def _look(kind: str, chunk: int, chunks: int) -> Look:
+    colour, name = paint(kind)
+    dark = ON_DARK.get(kind, colour)
+    return Look(kind, name, chunk, *(chunk_shade(rgb(each), chunk, chunks) for each in (colour, dark)))
 
 
 def stripe_share(route: Ints, routes: int) -> Floats:

@@ -44,6 +44,15 @@ PAINTS: dict[str, Paint] = {
 }
 """Every kind of `pipesim.ir.op.Kind`, in legend order."""
 
+ON_DARK: dict[str, str] = {
+    "RECOMPUTE": "#6c63c7",
+    "REDUCE_GRAD": "#2f9e68",
+    "OFFLOAD": "#a5856a",
+    "OPT": "#a2a7b0",
+    "BARRIER": "#7d828b",
+}
+"""Kinds whose colour would be lost on a dark page, and their colour there."""
+
 OTHER = Paint("#9c9c9c", "other")
 """Kinds that an imported trace brings along."""
 

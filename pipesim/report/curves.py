@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ def curves_of(memory: pd.DataFrame, ranks: Sequence[int] | None = None) -> list[
     missing = [name for name in COLUMNS if name not in memory.columns]
     if missing:
         raise PipesimError(f"memory over time needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
-    groups = {rank: memory[memory["rank"] == rank] for rank in memory["rank"].unique().tolist()}
+    groups = {cast(int, rank): own for rank, own in memory.groupby("rank")}
     wanted = sorted(groups) if ranks is None else list(ranks)
     unknown = [rank for rank in wanted if rank not in groups]
     if unknown or not wanted:

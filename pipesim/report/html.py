@@ -29,37 +29,41 @@ COLOURS = {
 def summary_html(metrics: Metrics) -> str:
     """One ``<div>`` without scripts or outside references; it inherits the page's text colours."""
     config = metrics.get("config") or {}
+    numbers_first = "".join(_card(*card) for card in cards(metrics))
     title = "<br>".join(escape(line) for line in heading(config, len(metrics.get("ranks") or [])))
     return (
         '<div style="max-width:60em;line-height:1.4">'
         f'<div style="font-weight:600">{title}</div>'
-        f'<div style="display:flex;flex-wrap:wrap;gap:0.4em 2em;margin:0.5em 0">{_cards(metrics)}</div>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:0.4em 2em;margin:0.5em 0">{numbers_first}</div>'
         f"{_bar(metrics)}"
         "<details><summary>details</summary>"
         f'<pre style="line-height:1.25">{escape(summary(metrics))}</pre></details></div>'
     )
 
 
-def _cards(metrics: Metrics) -> str:
-    """The numbers that one looks for first."""
+def cards(metrics: Metrics) -> list[tuple[str, str, bool]]:
+    """The numbers that one looks for first: name, text, and whether it is bad news."""
     throughput, memory = metrics.get("throughput") or {}, metrics.get("memory") or {}
     found = []
     if metrics.get("step_time_s") is not None:
-        found.append(("step time", numbers.duration(metrics["step_time_s"], time_unit(metrics)), ""))
+        found.append(("step time", numbers.duration(metrics["step_time_s"], time_unit(metrics)), False))
     if metrics.get("bubble_fraction") is not None:
-        found.append(("bubble fraction", numbers.share(metrics["bubble_fraction"]), ""))
+        found.append(("bubble fraction", numbers.share(metrics["bubble_fraction"]), False))
     if throughput.get("mfu") is not None:
-        found.append(("MFU", numbers.share(throughput["mfu"]), ""))
+        found.append(("MFU", numbers.share(throughput["mfu"]), False))
     if throughput.get("tokens_per_s_per_gpu") is not None:
-        found.append(("tokens/s/GPU", numbers.grouped(throughput["tokens_per_s_per_gpu"]), ""))
+        found.append(("tokens/s/GPU", numbers.grouped(throughput["tokens_per_s_per_gpu"]), False))
     if memory.get("peak_bytes") is not None and memory.get("capacity_bytes") is not None:
         text = f"{numbers.size(memory['peak_bytes'])} of {numbers.size(memory['capacity_bytes'])}"
         over = memory.get("fits") is False
-        found.append(("does not fit" if over else "peak memory", text, f"color:{ALARM}" if over else ""))
-    return "".join(
-        f'<div style="{style}"><div style="font-size:85%;opacity:0.7">{name}</div>'
+        found.append(("does not fit" if over else "peak memory", text, over))
+    return found
+
+
+def _card(name: str, text: str, alarm: bool) -> str:
+    return (
+        f'<div style="{f"color:{ALARM}" if alarm else ""}"><div style="font-size:85%;opacity:0.7">{name}</div>'
         f'<div style="font-size:120%">{text}</div></div>'
-        for name, text, style in found
     )
 
 

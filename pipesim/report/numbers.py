@@ -84,7 +84,8 @@ def duration(seconds: float, unit: str | None = None) -> str:
 def durations(values: Sequence[float], total: float, unit: str | None = None) -> list[str]:
     """Parts of a total, all in the unit and with the decimals that suit the total."""
     if unit == PLAIN:
-        return [duration(value, unit) for value in values]
+        _, _, decimals = digits(total).partition(".")
+        return [f"{round(value, len(decimals)):g}" for value in values]
     unit = unit or time_unit(total)
     _, _, decimals = digits(total * time_scale(unit)).partition(".")
     return [f"{value * time_scale(unit):.{len(decimals)}f} {SYMBOLS.get(unit, unit)}" for value in values]

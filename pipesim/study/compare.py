@@ -123,9 +123,10 @@ def compare(
     """Simulate one config or several, or each of them with every one of ``schedules``.
 
     A schedule is a name, which takes over the options of the config's own schedule, or a mapping of ``name`` and
-    options as in a config; a mapping of labels to schedules names the rows. ``overrides`` are ``path=value`` strings for all of them. ``labels`` default to the schedules'
-    names, or to the files' names where the schedule is the same. ``engine`` as in `pipesim.simulate`. All configs
-    are read before anything is simulated. ``progress`` is called with how many plans are done, and of how many.
+    options as in a config; a mapping of labels to schedules names the rows. ``overrides`` are ``path=value`` strings
+    for all of them. ``labels`` default to the schedules' names, or to the files' names where the schedule is the
+    same. ``engine`` as in `pipesim.simulate`. All configs are read before anything is simulated. ``progress`` is
+    called with how many plans are done, and of how many.
 
     A plan that its schedule cannot run becomes a row that says why. Raises ConfigError for any other error in a
     config, and ScheduleError for an unknown schedule.

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 LESS = 0.1
 """How much less time each part takes in turn."""
 
-LONGEST = 3
-"""Intervals that are shown of each cause."""
-
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -39,22 +36,10 @@ class Explanation:
     @property
     def causes(self) -> list[dict[str, Any]]:
         """Idle time by cause, most first: mean over ranks, share of the step, and the longest intervals."""
-        step_s, ranks = self.result.metrics["step_time_s"], len(self.result.metrics["ranks"])
-        idle = self.idle.assign(length_s=self.idle["end_s"] - self.idle["start_s"])
-        found = []
-        for cause, own in idle.groupby("cause", observed=True):
-            mean_s = float(own["length_s"].sum()) / ranks
-            longest = own.sort_values(["length_s", "rank", "start_s"], ascending=[False, True, True]).head(LONGEST)
-            found.append(
-                {
-                    "cause": str(cause),
-                    "mean_s": mean_s,
-                    "share": mean_s / step_s if step_s else 0.0,
-                    "intervals": len(own),
-                    "longest": longest.drop(columns=["cause", "length_s"]).to_dict("records"),
-                }
-            )
-        return sorted(found, key=lambda row: -row["mean_s"])
+        from pipesim.report.causes import causes_of
+
+        metrics = self.result.metrics
+        return causes_of(self.idle, metrics["step_time_s"], len(metrics["ranks"]))
 
     def as_json(self) -> dict[str, Any]:
         """Plain data: config, step time, causes, critical path and sensitivities."""

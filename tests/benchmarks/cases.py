@@ -122,7 +122,7 @@ def events(schedule, ranks, microbatches, chunks=None):
     bound = graph(schedule, ranks, microbatches, chunks)
     assert event.run(bound).end.tolist() == compiled.run(bound).end.tolist() == reference.simpy_replay(bound)
     functions = [lambda: event.run(bound), lambda: reference.simpy_replay(bound), lambda: compiled.run(bound)]
-    ours, bare, fast = best(functions, rounds=3)
+    ours, bare, fast = best(functions)
     result = (
         f"{len(bound) / ours / 1e3:.0f} k ops/s; {ours / bare:.2f} of bare SimPy; {ours / fast:,.0f} times compiled"
     )

@@ -58,6 +58,9 @@ class FakeResult:
         file.write_text(self.to_json())
         return [file]
 
+    def write_html(self, path: str) -> None:
+        Path(path).write_text("<!doctype html>")
+
     def write_trace(self, path: str) -> None:
         Path(path).write_text("{}")
 

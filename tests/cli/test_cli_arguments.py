@@ -13,7 +13,7 @@ from pipesim import __version__
 from pipesim.cli.arguments import _build
 
 FLAGS = {
-    "run": ["--set", "--json", "--out", "--gantt", "--trace", "--engine"],
+    "run": ["--set", "--json", "--out", "--gantt", "--trace", "--html", "--engine"],
     "compare": ["--set", "--schedules", "--json", "--plot"],
     "explain": ["--set", "--json"],
     "show": ["--set", "--format"],

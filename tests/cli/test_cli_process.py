@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -72,3 +73,11 @@ def test_interrupting_is_quiet(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=30)
     assert (child.returncode, err) == (130, "pipesim: interrupted\n")
+
+
+def test_a_reader_who_leaves_early_loses_no_file(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("pipeline: {ranks: 64, microbatches: 64}\nschedule: gpipe\n")
+    command = f"{sys.executable} -m pipesim.cli run {config} --json {tmp_path / 'a.json'} | head -c 1"
+    subprocess.run(["bash", "-c", command], check=False, capture_output=True, cwd=Path(__file__).parents[2])
+    assert json.loads((tmp_path / "a.json").read_text())["schema_version"] == 1

@@ -139,7 +139,7 @@ def test_a_refusal_says_which_share_would_do():
     with pytest.raises(ConfigError) as caught:
         pipesim.simulate(abstract(offload="full"))
     message = str(caught.value)
-    assert "schedule.offload" in message
+    assert "schedule: copying a share" in message
     assert "takes 1.33 times as long as computing" in message
     assert "a share of 0.75 can" in message
     assert pipesim.simulate(abstract(offload=0.75)).metrics["offload"]["copies"] > 0
