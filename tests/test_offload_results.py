@@ -92,7 +92,7 @@ def test_a_refused_plan_is_bad_input(capsys):
     """Exit code 2, with the path and the numbers."""
     assert main(["run", str(CONFIG), "--set", "cluster.host_link.duplex=5 GB/s"]) == 2
     said = capsys.readouterr().err
-    assert "schedule.offload: copying a share of 0.667" in said
+    assert "schedule: copying a share of 0.667" in said
     assert "times as fast" in said
 
 
