@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pipesim.study.advice import advise
     from pipesim.study.compare import compare
     from pipesim.study.explain import explain
-    from pipesim.study.sweep import sweep
     from pipesim.study.replay import replay
+    from pipesim.study.sweep import sweep
     from pipesim.study.trace import read_trace
 
-__version__ = "0.1.0"
+from pipesim.version import __version__
 
 _HOME = {
     "load": "pipesim.api",

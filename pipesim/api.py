@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,15 @@ class Plan:
         return replace(self, setting=replace(self.setting, microbatches=microbatches))
 
     def program(self) -> Program:
-        """The ops of every rank."""
-        return self.schedule.program(self.setting)
+        """The ops of every rank. Raises ConfigError where the schedule finds no order for these costs."""
+        with _config_errors(self.config):
+            return self.schedule.program(self.setting)
 
     def graph(self) -> OpGraph:
-        """The bound op graph of the step."""
+        """The bound op graph of the step. Raises ConfigError where the schedule cannot run at these costs."""
         program = self.program()
-        return bind(lower(program, self.costs, self.lowering(program)), self.costs)
+        with _config_errors(self.config):
+            return bind(lower(program, self.costs, self.lowering(program)), self.costs)
 
     def lowering(self, program: Program) -> Lowering:
         """What lowering adds for this config and schedule."""
@@ -66,8 +69,17 @@ class Plan:
             paired_exchanges=self.schedule.paired_exchanges,
             weights=self.schedule.weight_policy,
             second_engine=self.schedule.second_engine,
-            offload=self.schedule.offload_share,
+            offload=self.schedule.offloading,
         )
+
+
+@contextmanager
+def _config_errors(config: Config) -> Iterator[None]:
+    """What a schedule finds wrong is wrong with the config: the error says in which, and where."""
+    try:
+        yield
+    except ScheduleError as error:
+        raise ConfigError([Problem("schedule", str(error))], config.source) from None
 
 
 def load(source: Source, overrides: Sequence[str] = ()) -> Config:
@@ -92,12 +104,10 @@ def plan(config: Config | Source) -> Plan:
     from pipesim import pricing
 
     ranks, microbatches = config.ranks, config.microbatches
-    try:
+    with _config_errors(config):
         schedule = pricing.fitted(config)
         schedule.check(ranks, microbatches)
         placement = schedule.placement(ranks)
-    except ScheduleError as error:
-        raise ConfigError([Problem("schedule", str(error))], config.source) from None
     costs, work = _costs(config, placement)
     return Plan(config, schedule, Setting(ranks, microbatches, step_costs(costs)), costs, work)
 
@@ -146,7 +156,7 @@ def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline,
         found = _extrapolate(plan, engine)
         if found is not None:
             metrics = report(found.summary, plan.costs, plan.work)
-            return {**metrics, "asynchronous": None}, plan.costs, found.timeline, [found.note()]
+            return {**metrics, "asynchronous": None, "offload": None}, plan.costs, found.timeline, [found.note()]
         notes.append("not extrapolated: no steady state was found, so that all micro-batches were simulated")
     timeline, more = run_engine(plan.graph(), plan, engine)
     return *_metrics(timeline, plan), timeline, [*notes, *more]
@@ -155,16 +165,31 @@ def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline,
 def _metrics(timeline: Timeline, plan: Plan) -> tuple[dict[str, Any], Costs]:
     """Metrics, and the costs with all copies of the weights that the run needs."""
     if not timeline.graph.has_updates:
-        return {**collect(timeline, plan.costs, plan.work), "asynchronous": None}, plan.costs
+        metrics = {**collect(timeline, plan.costs, plan.work), "asynchronous": None}
+        return _with_offload(metrics, timeline, plan), plan.costs
     from pipesim.metrics.asynchronous import collect_asynchronous
 
-    return collect_asynchronous(timeline, plan.costs, plan.work, plan.schedule.weight_policy)
+    metrics, costs = collect_asynchronous(timeline, plan.costs, plan.work, plan.schedule.weight_policy)
+    return {**metrics, "offload": None}, costs
+
+
+def _with_offload(metrics: dict[str, Any], timeline: Timeline, plan: Plan) -> dict[str, Any]:
+    """What copies to the host take; a plan has to fit in host memory as well."""
+    if plan.schedule.offloading is None:
+        return {**metrics, "offload": None}
+    from pipesim.metrics.offload import offload_section
+
+    section = offload_section(timeline, plan.costs)
+    memory = metrics["memory"]
+    if section is not None and section["host_fits"] is False:
+        memory = {**memory, "fits": False}
+    return {**metrics, "memory": memory, "offload": section}
 
 
 def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
     from pipesim.extrapolation import extrapolate
 
-    if plan.config.simulation.network != "ideal":
+    if plan.config.simulation.network != "ideal" or plan.schedule.offloading is not None:
         return None
     return extrapolate(
         plan.schedule,
@@ -178,12 +203,13 @@ def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
 
 def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:
     """The timeline, and what the user should know about how it was made."""
-    from pipesim.engine import event, fifo
+    from pipesim.engine import event, fair, fifo
 
     network = plan.config.simulation.network
-    if network == "fifo":
-        note = "network fifo needs the event engine; it was used instead of the compiled one"
-        return fifo.run(graph, traffic(graph, plan.costs)), [note] if engine == "compiled" else []
+    if network != "ideal":
+        note = f"network {network} needs the event engine; it was used instead of the compiled one"
+        run = {"fifo": fifo.run, "fair": fair.run}[network]
+        return run(graph, traffic(graph, plan.costs)), [note] if engine == "compiled" else []
     if engine == "compiled":
         from pipesim.engine import compiled
 

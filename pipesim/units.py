@@ -60,16 +60,22 @@ class UnitError(PipesimError, ValueError):
         super().__init__(f"{message}; found {self.found}; allowed: {allowed}{hint}")
 
 
+LARGEST = 1e24
+"""No quantity is larger: sums and products of a few of them stay finite."""
+
+
 def parse(value: object, dimension: Dimension, *, positive: bool = False) -> float:
     """The quantity as a float in SI units (bytes, bytes/s, seconds, FLOP/s).
 
     Takes numbers and strings, among them ``"1e9"``, which YAML 1.1 hands over as a string. With ``positive``
-    zero is refused too. Raises `UnitError` for anything else: other types, booleans, NaN, infinity, negative
-    numbers and units of another dimension.
+    zero is refused too. Raises `UnitError` for anything else: other types, booleans, NaN, infinity, numbers that
+    are negative or beyond `LARGEST`, and units of another dimension.
     """
     number = _number(value, dimension)
     if not math.isfinite(number):
         raise UnitError("not a finite number", value, _EXAMPLES[dimension])
+    if number > LARGEST:
+        raise UnitError("out of range", value, f"at most {LARGEST:g}")
     if number < 0 or (positive and number == 0):
         rule = "must be positive" if positive else "must not be negative"
         raise UnitError(rule, value, _EXAMPLES[dimension])

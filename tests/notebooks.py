@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import base64
 import io
 import os
@@ -39,7 +40,7 @@ def execute(path: Path) -> Any:
     )
     seen = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    client.execute(env={**env, "PYTHONPATH": os.pathsep.join(filter(None, seen))})
+    asyncio.run(client.async_execute(env={**env, "PYTHONPATH": os.pathsep.join(filter(None, seen))}))
     return notebook
 
 

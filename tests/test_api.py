@@ -32,6 +32,7 @@ KEYS = [
     "ranks",
     "critical_path",
     "asynchronous",
+    "offload",
     "links",
     "theory",
     "warnings",
@@ -119,11 +120,34 @@ def test_a_profile_replaces_modelled_costs(tmp_path):
     assert 66 < metrics["compute_makespan_s"] < 66.1
 
 
-def test_fifo_is_at_least_as_slow_as_ideal():
-    """On the main example's network."""
-    ideal = pipesim.simulate(MAIN).metrics["step_time_s"]
-    shared = pipesim.simulate(pipesim.load(MAIN, ["simulation.network=fifo"])).metrics["step_time_s"]
-    assert shared >= ideal
+@pytest.mark.parametrize("network", ["fifo", "fair"])
+@pytest.mark.parametrize("data", [1, 2])
+def test_a_shared_network_is_at_least_as_slow_as_the_ideal_one(network, data):
+    """On the main example's, with one replica and with two, whose gradients cross the same cards."""
+    replicas = [f"parallelism.data={data}", f"cluster.nodes={12 * data}"]
+    ideal = pipesim.simulate(pipesim.load(MAIN, replicas)).metrics
+    shared = pipesim.simulate(pipesim.load(MAIN, [*replicas, f"simulation.network={network}"])).metrics
+    assert shared["step_time_s"] >= ideal["step_time_s"]
+    assert shared["bubble_fraction"] >= ideal["bubble_fraction"]
+
+
+@pytest.mark.parametrize("network", ["fifo", "fair"])
+def test_a_shared_network_says_that_it_needs_the_event_engine(network):
+    """The compiled engine cannot share links."""
+    config = pipesim.load(MAIN, [f"simulation.network={network}", "training.global_batch=12"])
+    notes = pipesim.simulate(config, engine="compiled").metrics["warnings"]
+    assert f"network {network} needs the event engine; it was used instead of the compiled one" in notes
+
+
+def test_gradients_and_messages_on_the_same_cards_slow_each_other_down():
+    """405B over 1024 GPUs: one node per rank, whose cards carry both; shared fairly both go on, in turn they wait."""
+    base = ["training.global_batch=128"]
+    config = ROOT / "configs" / "llama3_405b_h100.yaml"
+    ideal, fair, fifo = (
+        pipesim.simulate(pipesim.load(config, [*base, f"simulation.network={network}"])).metrics["step_time_s"]
+        for network in ("ideal", "fair", "fifo")
+    )
+    assert ideal < fair < 1.01 * ideal < fifo
 
 
 def test_a_schedule_that_cannot_run_is_a_config_error():
@@ -141,7 +165,7 @@ def test_the_critical_path_is_work_without_a_break():
     assert [rank for rank, _, _ in path] == [0, 1, 2, 3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("forward", [1e4, 1e6, 1e30])
+@pytest.mark.parametrize("forward", [1e4, 1e6, 1e23])
 def test_times_that_cannot_be_counted_are_refused(forward):
     """1e4 s per op and 32 ops is fine; beyond 64 bits of picoseconds the error says so, whichever way it overflows."""
     config = {**ABSTRACT, "costs": {"forward": forward}}
@@ -164,3 +188,10 @@ def test_every_hop_and_group_knows_its_link():
     found = [hop["link"] for hop in pipesim.simulate(shared).metrics["links"]["hops"]]
     assert found == ["nvlink3", "infiniband-hdr"] * 12
     assert pipesim.simulate(ABSTRACT).metrics["links"] is None
+
+
+def test_what_a_schedule_finds_at_the_costs_names_config_and_section():
+    """Copies to the host that take longer than computing are found after the config has been read."""
+    changes = ["schedule=pipe-offload", "training.recompute=none"]
+    with pytest.raises(ConfigError, match=r"(?s)gpt3_175b_a100\.yaml: 1 problem.*\n  schedule: .*cannot be hidden"):
+        pipesim.simulate(pipesim.load(MAIN, changes))

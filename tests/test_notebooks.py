@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 
-import notebooks
 import pytest
 
+import notebooks
 import pipesim
 
 MISSING = [name for name in ("nbformat", "nbclient", "ipykernel") if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"notebooks need {', '.join(MISSING)}: pip install -e '.[test]'")
 
-NAMES = {"five_minutes", "all_schedules", "breadth_first_vs_depth_first", "planning_gpt3_175b", "your_own_schedule"}
+NAMES = {
+    "five_minutes",
+    "all_schedules",
+    "breadth_first_vs_depth_first",
+    "planning_gpt3_175b",
+    "schedules_that_break_the_rules",
+    "your_own_schedule",
+}
 LARGEST = 400_000
 """Bytes: a notebook is read on a web page, and every version of it stays in the repository."""
+
+AT_A_TIME = 3
+"""Kernels, mostly busy one after the other: each is idle while it starts."""
 
 PUBLIC = {"pipesim", "numpy", "pandas", "matplotlib.pyplot"}
 
@@ -29,14 +40,22 @@ every = pytest.mark.parametrize("path", notebooks.paths(), ids=lambda path: path
 
 
 def test_all_notebooks_are_there():
-    """The five of the documentation at least."""
+    """All that the documentation leads to."""
     assert {path.stem for path in notebooks.paths()} >= NAMES
 
 
+@pytest.fixture(scope="module")
+def executed(request):
+    """The notebooks under test, each executed in a kernel of its own, a few of them at a time."""
+    chosen = {item.callspec.params["path"] for item in request.session.items if "executed" in item.fixturenames}
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        yield {path: pool.submit(notebooks.execute, path) for path in chosen}
+
+
 @every
-def test_outputs_are_those_of_today(path):
+def test_outputs_are_those_of_today(path, executed):
     """Without errors and warnings; `python tests/notebooks.py` renews what is shown."""
-    shown, now = committed(path), notebooks.execute(path)
+    shown, now = committed(path), executed[path].result()
     assert notebooks.warnings(now) == []
     for cell, old, new in zip(notebooks.code(now), notebooks.texts(shown), notebooks.texts(now), strict=True):
         assert old == new, cell.source

@@ -66,6 +66,8 @@ def test_a_quantity_is_read_in_si_units(text, dimension, expected):
         math.inf,
         -1.0,
         10**400,
+        1e25,
+        "10000000 EB",
     ],
 )
 def test_what_is_not_a_finite_non_negative_quantity_is_refused(value):

@@ -68,7 +68,12 @@ def whole_file(name: str) -> Iterator[Path]:
     """
     target = Path(name)
     if target.exists() and not target.is_file():
-        yield target
+        try:
+            yield target
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write '{name}': {error.strerror or error}") from None
         return
     target = target.resolve()
     partial = target.with_name(f".{os.getpid()}.partial.{target.name}")

@@ -20,10 +20,12 @@ def run(arguments: argparse.Namespace) -> int:
     config = api.load(arguments.config, overrides=[*arguments.overrides, *engine])
     with working("simulating"):
         result = api.simulate(config, engine=config.simulation.engine)
-    say_summary(result, arguments.json)
+    try:
+        _write(result, arguments)
+    finally:  # files first: a reader of the summary may go away; but the summary even if they cannot be written
+        say_summary(result, arguments.json)
     if exit_code([result.metrics]):
         _advise(config, arguments)
-    _write(result, arguments)
     return exit_code([result.metrics])
 
 

@@ -22,6 +22,9 @@ MAX_OPS = 2 * 10**8
 """Largest number of F, I and W ops (3 x ranks x micro-batches x chunks) that a config may ask for: ten
 thousand GPUs with thousands of micro-batches stay below; beyond, memory runs out before anything is learnt."""
 
+SHORTEST_S = 1e-9
+"""The longest op takes at least this, so that rounding to picoseconds stays below a thousandth of it."""
+
 Sections = Mapping[str, Any]
 """The sections that are valid by themselves, by name."""
 
@@ -105,8 +108,11 @@ def _model(spec: Any, directory: Path) -> tuple[Model | None, Sequence[Problem]]
 
 def _all_zero(costs: UnitCosts) -> Iterator[Problem]:
     times = (costs.forward, costs.input_grad, costs.weight_grad)
-    if not any(any(time) if isinstance(time, tuple) else time for time in times):
-        yield Problem("costs", "all ops take no time", allowed="a positive forward, input_grad or weight_grad")
+    longest = max(max(time) if isinstance(time, tuple) else time for time in times)
+    if longest < SHORTEST_S:
+        message = "all ops take no time" if longest == 0 else "all ops are too short for a clock of picoseconds"
+        allowed = f"a forward, input_grad or weight_grad of at least {SHORTEST_S:g} (seconds)"
+        yield Problem("costs", message, f"at most {longest:g}", allowed)
 
 
 def _schedulable(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from pipesim.config.section import Bytes, Count, Counts, Ranks, Section, refuse
 
@@ -84,7 +84,7 @@ class Training(Section):
     micro_batch: Count = 1
     global_batch: Count
     precision: Literal["bf16", "fp16", "fp8", "fp32"] = "bf16"
-    recompute: Literal["none", "selective", "full"] = "none"
+    recompute: Literal["none", "selective", "pointwise", "full"] = "none"
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     optimizer: Literal["adam", "adam-bf16", "momentum", "sgd"] = "adam"
     sequence_parallel: bool | None = None
@@ -104,21 +104,16 @@ class Profile(Section):
     profile: str
 
 
-def _available(network: str) -> str:
-    if network == "fair":
-        raise refuse("not available yet", "ideal, fifo")
-    return network
-
-
 class Simulation(Section):
     """How the step is replayed.
 
+    ``network``: transfers that meet do not disturb each other, take turns, or share links fairly.
     ``pair_factor``: an overlapped forward and backward (DualPipe) take this times the sum of their durations.
     ``extrapolate``: simulate fewer micro-batches where the step then provably repeats itself; the result is the same.
     """
 
     engine: Literal["event", "compiled"] = "event"
-    network: Annotated[Literal["ideal", "fifo", "fair"], AfterValidator(_available)] = "ideal"
+    network: Literal["ideal", "fifo", "fair"] = "ideal"
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     pair_factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0

@@ -44,19 +44,20 @@ def load_with_schedule(
     schedule: str | Mapping[str, Any],
     overrides: Sequence[str] = (),
 ) -> Config:
-    """As `load_config`, with another schedule, by name or with options as in a config.
+    """As `load_config`, with another schedule: a mapping as in a config, or a name.
 
-    Of the options of the config's own schedule it keeps those that it has itself.
+    By its name alone, it takes over those options of the config's own schedule that it has itself.
 
     Raises ScheduleError for an unknown schedule, ConfigError for everything else.
     """
-    wanted = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
-    options = schedule_options(wanted["name"]) if "name" in wanted else {}
+    options = schedule_options(schedule) if isinstance(schedule, str) else {}
 
     def exchange(data: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(schedule, str):
+            return {**data, "schedule": dict(schedule)}
         given = data.get("schedule")
         kept = {key: value for key, value in given.items() if key in options} if isinstance(given, dict) else {}
-        return {**data, "schedule": {**kept, **wanted}}
+        return {**data, "schedule": {**kept, "name": schedule}}
 
     return _load(source, overrides, exchange)
 

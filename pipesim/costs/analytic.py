@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, StageSizes, StageTimes
-from pipesim.costs.layer import LayerCosts, LayerTimes
-from pipesim.costs.links import crosses_nodes, pipeline_hops
+from pipesim.costs.costs import Costs, Ports, StageSizes, StageTimes
+from pipesim.costs.layer import LayerCosts
+from pipesim.costs.links import collective_part, crosses_nodes, pipeline_hops, rank_ports
+from pipesim.costs.phases import LayerTimes
 from pipesim.costs.stages import Stage, StageActivations, build_stages
 from pipesim.costs.state import StateCosts
 from pipesim.hardware import Cluster, Layout
@@ -85,6 +86,7 @@ def analytic_costs(
         hops=pipeline_hops(cluster, layout, training.scatter_gather, prices.shard.sequence_parallel),
         buffers_bytes=_buffers(priced.activations, layout, priced.stages),
         capacity_bytes=cluster.gpu.memory_bytes,
+        **_sharing(cluster, layout, state, priced.stages),
     )
 
 
@@ -172,6 +174,24 @@ def _sizes(
         recomputed=returned,
         message=np.full(len(stages), message_bytes, np.float64),
     )
+
+
+class _Sharing(TypedDict, total=False):
+    collective_ports: Ports
+    reduce_share: NDArray[np.float64]
+    unshard_share: NDArray[np.float64]
+
+
+def _sharing(cluster: Cluster, layout: Layout, state: StateCosts, stages: Sequence[Stage]) -> _Sharing:
+    """Where data-parallel collectives meet other traffic: on the network once any of them leaves its node."""
+    crossing = any(_once(stages, state.leaves_node, state.like))
+    reduce = np.array(_once(stages, lambda stage: state.reduce_share(stage, crossing), state.like), np.float64)
+    unshard = np.array(_once(stages, lambda stage: state.unshard_share(stage, crossing), state.like), np.float64)
+    if not (reduce.any() or unshard.any()):
+        return {}
+    part = float(collective_part(cluster, layout).min()) if crossing else 1.0
+    ports = rank_ports(cluster, layout, crossing)
+    return {"collective_ports": ports, "reduce_share": part * reduce, "unshard_share": part * unshard}
 
 
 def _array(items: Sequence[Item], value: Callable[[Item], float]) -> NDArray[np.float64]:

@@ -103,6 +103,26 @@ class Collectives:
         """Bytes/s that each GPU sends, nccl-tests' "busbw"."""
         return bus_factor(operation, group.size) * size_bytes / self.seconds(operation, size_bytes, group)
 
+    def busy_seconds(self, operation: Operation, size_bytes: float, group: Group) -> float:
+        """Seconds for which a collective needs the bandwidth of its links alone: the GPU's own inside a node, its
+        share of the network cards between nodes. The rest is latency, or waiting for slower parts.
+        """
+        if group.size == 1 or size_bytes <= 0:
+            return 0.0
+        if group.nodes == 1:
+            sent = bus_factor(operation, group.size) * size_bytes
+            return min(sent / self.cluster.intra_node.bandwidth, self.seconds(operation, size_bytes, group))
+        sizes = np.asarray(size_bytes, dtype=np.float64)
+        share = self.cluster.network_bandwidth(self.cluster.gpus_per_node)
+        if operation == "all_to_all":
+            return float(self._all_to_all(sizes, group, share)[1])
+        ring = self._ring(operation, sizes, group, share)
+        if operation != "all_reduce":
+            return float(ring[1])
+        tree, inside = self._tree(sizes, group, share), self._inside(operation, sizes, group)[1]
+        faster = ring[0] + max(inside, ring[1]) <= tree[0] + max(inside, tree[1])
+        return float(ring[1] if faster else tree[1] * _TREE_EFFICIENCY)
+
     def _across_nodes(self, operation: Operation, sizes: Sizes, group: Group) -> Sizes:
         """Stages inside the nodes and between them, pipelined: latencies add up, the slower transfer counts.
 

@@ -21,7 +21,7 @@ class Hops:
     """Point-to-point links between ranks, each array of shape (P, P), indexed [sender, receiver].
 
     A transfer takes ``latency_s + bytes * seconds_per_byte``. Ports name what a transfer occupies on its way
-    under the ``fifo`` network (a NIC or an NVLink port); -1 means nothing.
+    under the ``fifo`` and ``fair`` networks (a NIC or an NVLink port); -1 means nothing.
     """
 
     latency_s: Seconds
@@ -129,7 +129,9 @@ class Costs:
 
     ``pair_factor``: an overlapped pair of ops takes this times the sum of the two durations.
     ``gradient_buckets``: buckets in which a stage's gradients are reduced, shape (S,); one each when None.
-    ``collective_ports``: ports that a rank's data-parallel collectives occupy, shape (P, 2), or None.
+    ``collective_ports``: ports that a rank's data-parallel collectives use, shape (P, 2), or None.
+    ``reduce_share``, ``unshard_share``: how much of those ports a stage's collectives keep busy when they run
+    alone, 0..1, shape (S,); all of them when None.
     ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,).
     ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
     ``host``: copies of activations to host memory; they are free when None.
@@ -144,6 +146,8 @@ class Costs:
     gradient_buckets: NDArray[np.int64] | None = None
     collective_ports: Ports | None = None
     host: HostCopies | None = None
+    reduce_share: NDArray[np.float64] | None = None
+    unshard_share: NDArray[np.float64] | None = None
 
     @property
     def stages(self) -> int:

@@ -44,6 +44,12 @@ class Kernels:
             total += self._routing()
         return total + self._casts(2)
 
+    def repeated(self) -> Traffic:
+        """What pointwise recomputation repeats: norms and the activation function; dropout draws its masks anew."""
+        mask = kernel(_MASK * self.whole) if self.model.dropout else Traffic()
+        norm = kernel(2 * self.element * self.whole)
+        return norm + norm + mask + mask + self._activation(2 if self.model.gated_mlp else 1, 1)
+
     def input_grad(self) -> Traffic:
         """The same kernels backwards; gradients of the two branches of each residual are added."""
         model, element, whole = self.model, self.element, self.whole
@@ -88,7 +94,7 @@ class Kernels:
         if model.qkv_bias:
             total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += kernel(2 * element * self.qkv_elements())
+            total += rotary(2 * element * self.qkv_elements())
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
             total += kernel(2 * element * latent) + kernel(2 * element * latent)

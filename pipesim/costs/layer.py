@@ -16,13 +16,13 @@ parallelism. Which collective belongs to which phase:
 
 Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
 rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
-included; selective recomputation repeats the attention core.
+included; selective recomputation repeats the attention core, pointwise recomputation norms, activation functions and
+dropout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from pipesim.costs.attention import Core, core_seconds
@@ -30,6 +30,7 @@ from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, gemm_seconds
 from pipesim.costs.kernels import Kernels
+from pipesim.costs.phases import LayerTimes, Phase, total
 from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
 from pipesim.hardware.layout import GroupKind
@@ -47,51 +48,6 @@ _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
 # Communication beside a product takes processors from it: 15 % inside a node (calculon-ai/calculon systems;
 # DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132), so that much of what is hidden is paid all the same.
 OVERLAP_PRICE = 0.15
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Seconds of one phase; ``collective_s`` of ``seconds`` is communication inside it."""
-
-    seconds: float = 0.0
-    collective_s: float = 0.0
-
-    def __add__(self, other: Phase) -> Phase:
-        return Phase(self.seconds + other.seconds, self.collective_s + other.collective_s)
-
-    def __mul__(self, count: float) -> Phase:
-        return Phase(self.seconds * count, self.collective_s * count)
-
-    def at_least(self, floor_s: float) -> Phase:
-        """Stretched to ``floor_s`` where launching takes longer than running."""
-        return Phase(max(self.seconds, floor_s), self.collective_s)
-
-
-@dataclass(frozen=True)
-class LayerTimes:
-    """Forward, the two halves of the backward, the forward work that recomputation repeats, and what a backward
-    that is not split saves by communicating for its first half beside its second.
-    """
-
-    forward: Phase = Phase()
-    input_grad: Phase = Phase()
-    weight_grad: Phase = Phase()
-    recompute: Phase = Phase()
-    overlap: Phase = Phase()
-
-    def __add__(self, other: LayerTimes) -> LayerTimes:
-        return LayerTimes(
-            self.forward + other.forward,
-            self.input_grad + other.input_grad,
-            self.weight_grad + other.weight_grad,
-            self.recompute + other.recompute,
-            self.overlap + other.overlap,
-        )
-
-    def times(self, count: int) -> LayerTimes:
-        """So many layers of this kind."""
-        phases = (self.forward, self.input_grad, self.weight_grad, self.recompute, self.overlap)
-        return LayerTimes(*(phase * count for phase in phases))
 
 
 class LayerCosts:
@@ -128,7 +84,7 @@ class LayerCosts:
             forward += self._beside(split, "forward") * -1
             input_grad += self._beside(split, "input_grad") * -1
         overlap = self._beside_weight_grad(split)
-        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward), overlap))
+        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
 
     def embedding(self) -> LayerTimes:
         """Look-up of tokens, positions and dropout on the first stage; its gradient is all W."""
@@ -240,12 +196,12 @@ class LayerCosts:
     def _exchange(self, mixture: bool) -> Phase:
         """Tensor and expert parallel communication of one layer in one direction."""
         blocks = 1 if mixture and self.shard.expert > 1 else 2
-        total = self._around_blocks(blocks)
+        exchanged = self._around_blocks(blocks)
         if blocks == 1:
-            total += self._dispatch()
+            exchanged += self._dispatch()
             if self.model.moe and self.model.moe.shared_ffn:
-                total += self._around_blocks(1)
-        return total
+                exchanged += self._around_blocks(1)
+        return exchanged
 
     def _around_blocks(self, blocks: int) -> Phase:
         if self.shard.sequence_parallel:
@@ -263,7 +219,7 @@ class LayerCosts:
         if self.training.tensor_overlap == "none" or self.shard.tensor == 1:
             return Phase()
         operation: Operation = "reduce_scatter" if self.shard.sequence_parallel else "all_reduce"
-        return _total(self._hidden(operation, block, "column", "weight_grad", 1.0) for block in blocks)
+        return total(self._hidden(operation, block, "column", "weight_grad", 1.0) for block in blocks)
 
     def _beside(self, blocks: Iterable[Sequence[Matrix]], role: Role) -> Phase:
         """Gathering beside the product it feeds, and scattering beside the one it follows, piece by piece: all
@@ -273,8 +229,8 @@ class LayerCosts:
         first, last = ("column", "row") if role == "forward" else ("row", "column")
         gathers = (self._hidden("all_gather", block, first, role, share) for block in blocks)
         if role != "forward":
-            return _total(gathers)
-        return _total(gathers) + _total(self._hidden("reduce_scatter", block, last, role, share) for block in blocks)
+            return total(gathers)
+        return total(gathers) + total(self._hidden("reduce_scatter", block, last, role, share) for block in blocks)
 
     def _hidden(self, operation: Operation, block: Iterable[Matrix], split: str, role: Role, share: float) -> Phase:
         """What a collective saves beside the products of a block's matrices that are split so."""
@@ -295,11 +251,13 @@ class LayerCosts:
         seconds = self.collectives.seconds(operation, size_bytes, group) if group.size > 1 else 0.0
         return Phase(seconds, seconds)
 
-    def _recompute(self, forward: Phase) -> Phase:
+    def _recompute(self, forward: Phase, mixture: bool) -> Phase:
         if self.training.recompute == "full":
             return forward
         if self.training.recompute == "selective" and not self.training.flash_attention:
             return Phase(self._core_seconds(False))
+        if self.training.recompute == "pointwise":
+            return self._kernels(Kernels(self.model, self.training, self.shard, mixture).repeated())
         return Phase()
 
     def _floored(self, times: LayerTimes) -> LayerTimes:
@@ -316,7 +274,3 @@ class LayerCosts:
         full = self.training.recompute == "full"
         recompute = times.recompute.at_least(forward_s) if full else times.recompute
         return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute, overlap)
-
-
-def _total(phases: Iterable[Phase]) -> Phase:
-    return sum(phases, Phase())

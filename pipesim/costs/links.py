@@ -106,19 +106,36 @@ def _gpus_on_one_node(layout: Layout) -> list[int]:
     return [int(np.unique(row, return_counts=True)[1].max()) for row in nodes]
 
 
-def _ports(cluster: Cluster, layout: Layout, crossing: Matrix) -> tuple[Ports, Ports]:
-    """Port ids of every hop: a rank's own NVLink or PCIe port, or the first network card of its GPUs.
+def rank_ports(cluster: Cluster, layout: Layout, crossing: bool) -> Ports:
+    """Sending and receiving port of every rank for traffic that leaves the node or not, shape (P, 2).
 
-    Ranks whose GPUs share a card share its port. -1 on the diagonal.
+    A rank's own NVLink or PCIe port, or the first network card of its GPUs: ranks whose GPUs share a card share
+    its port.
     """
-    first_gpu = layout.gpus()[:, 0, 0, 0]
-    node, place = np.divmod(first_gpu, layout.gpus_per_node)
-    cards = node * cluster.nics_per_node + place * cluster.nics_per_node // layout.gpus_per_node
-    card = np.unique(cards, return_inverse=True)[1]
     rank = np.arange(layout.pipeline)
-    inside, outside = 2 * rank, 2 * layout.pipeline + 2 * card
-    send = np.where(crossing, outside[:, None], inside[:, None]).astype(np.int32)
-    receive = np.where(crossing, outside[None, :] + 1, inside[None, :] + 1).astype(np.int32)
+    first = 2 * rank
+    if crossing:
+        node, place = np.divmod(layout.gpus()[:, 0, 0, 0], layout.gpus_per_node)
+        cards = node * cluster.nics_per_node + place * cluster.nics_per_node // layout.gpus_per_node
+        first = 2 * layout.pipeline + 2 * np.unique(cards, return_inverse=True)[1]
+    return np.stack([first, first + 1], axis=1).astype(np.int32)
+
+
+def collective_part(cluster: Cluster, layout: Layout) -> NDArray[np.float64]:
+    """Which part of its network port each rank's collectives may use, 0..1, shape (P,).
+
+    All GPUs of a node take part in collectives at the same time, so each rank has its share of the cards; its
+    transfers between ranks have all cards that are nearest to its GPUs.
+    """
+    share = cluster.network_bandwidth(cluster.gpus_per_node)
+    return np.array([share / cluster.network_bandwidth(count) for count in _gpus_on_one_node(layout)])
+
+
+def _ports(cluster: Cluster, layout: Layout, crossing: Matrix) -> tuple[Ports, Ports]:
+    """Port ids of every hop; -1 on the diagonal."""
+    inside, outside = (rank_ports(cluster, layout, leaves) for leaves in (False, True))
+    send = np.where(crossing, outside[:, None, 0], inside[:, None, 0])
+    receive = np.where(crossing, outside[None, :, 1], inside[None, :, 1])
     nothing = np.int32(-1)
     return _without_diagonal(send, nothing), _without_diagonal(receive, nothing)
 

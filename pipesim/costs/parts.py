@@ -13,7 +13,8 @@ from functools import cached_property
 
 from pipesim.costs.elementwise import kernel
 from pipesim.costs.kernels import Kernels
-from pipesim.costs.layer import LayerCosts, LayerTimes, Phase
+from pipesim.costs.layer import LayerCosts
+from pipesim.costs.phases import LayerTimes, Phase
 from pipesim.hardware import Cluster, Layout
 from pipesim.ir.cut import LAYER, Cut, Part, Piece
 from pipesim.workload.matrices import qkv_matrices

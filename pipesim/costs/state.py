@@ -3,7 +3,7 @@ update."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import elementwise_seconds, kernel
@@ -13,6 +13,9 @@ from pipesim.workload.memory import MOMENT_BYTES, StateBytes, state_bytes
 from pipesim.workload.parameters import Count
 from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
+
+Call = tuple[Operation, float, Group]
+"""A collective: what, on how many bytes, among whom."""
 
 
 class StateCosts:
@@ -47,12 +50,23 @@ class StateCosts:
 
     def reduce_seconds(self, held: Stage) -> float:
         """Adding up the gradients over replicas: all-reduce, or reduce-scatter where ZeRO shards."""
-        operation: Operation = "reduce_scatter" if self.training.zero else "all_reduce"
-        return self._over_replicas(operation, held, self.training.gradient_bytes)
+        return sum(self.collectives.seconds(*each) for each in self._reductions(held))
 
     def unshard_seconds(self, held: Stage) -> float:
         """Gathering the weights that ZeRO updated (stages 1 and 2) or keeps (3) in pieces."""
-        return self._over_replicas("all_gather", held, self.training.element_bytes) if self.training.zero else 0.0
+        return sum(self.collectives.seconds(*each) for each in self._gathers(held))
+
+    def leaves_node(self, held: Stage) -> bool:
+        """Whether any of the stage's replicas are on different nodes."""
+        return any(group.nodes > 1 for group in self._groups(held))
+
+    def reduce_share(self, held: Stage, crossing: bool) -> float:
+        """How much of its links (between nodes, or inside one) the reduction keeps busy, 0..1."""
+        return self._busy_share(self._reductions(held), crossing)
+
+    def unshard_share(self, held: Stage, crossing: bool) -> float:
+        """How much of its links the gathering of weights keeps busy, 0..1."""
+        return self._busy_share(self._gathers(held), crossing)
 
     def optimizer_seconds(self, held: Stage) -> float:
         """One update of this GPU's share, bound by memory.
@@ -101,10 +115,23 @@ class StateCosts:
         ways = self.shard.tensor * len(held.ranks)
         return dense, Group(expert.size * ways, expert.nodes, expert.per_node * ways)
 
-    def _over_replicas(self, operation: Operation, held: Stage, element_bytes: int) -> float:
+    def _reductions(self, held: Stage) -> list[Call]:
+        operation: Operation = "reduce_scatter" if self.training.zero else "all_reduce"
+        return self._over_replicas(operation, held, self.training.gradient_bytes)
+
+    def _gathers(self, held: Stage) -> list[Call]:
+        return self._over_replicas("all_gather", held, self.training.element_bytes) if self.training.zero else []
+
+    def _over_replicas(self, operation: Operation, held: Stage, element_bytes: int) -> list[Call]:
+        """Collectives, one after the other: of dense weights and of experts, where there are any."""
         pairs = zip(self._parameters(held), self._groups(held), strict=True)
-        return sum(
-            self.collectives.seconds(operation, parameters * element_bytes, group)
+        return [
+            (operation, parameters * element_bytes, group)
             for parameters, group in pairs
             if parameters and group.size > 1
-        )
+        ]
+
+    def _busy_share(self, calls: Sequence[Call], crossing: bool) -> float:
+        total = sum(self.collectives.seconds(*each) for each in calls)
+        busy = sum(self.collectives.busy_seconds(*each) for each in calls if (each[2].nodes > 1) == crossing)
+        return busy / total if total else 0.0

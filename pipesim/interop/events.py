@@ -147,7 +147,10 @@ def _frame(table: pd.DataFrame) -> pd.DataFrame:
     )
     given = table["microbatch"].astype(np.int64) if "microbatch" in table else pd.Series(-1, index=table.index)
     counted = occurrences(frame, ("step", "rank", "stage", "kind"))
-    return _on_one_clock(frame.assign(microbatch=np.where(given >= 0, given, counted)))
+    frame["microbatch"] = np.where(given >= 0, given, counted)
+    frame.loc[~frame["resource"].isin(["compute", "p2p"]), "microbatch"] = -1
+    frame.loc[frame["kind"] == "OPT", ["stage", "microbatch"]] = -1
+    return _on_one_clock(frame)
 
 
 def _on_one_clock(frame: pd.DataFrame) -> pd.DataFrame:

@@ -29,9 +29,9 @@ def compute_only(program: Program) -> str:
     """One row of compute ops per rank.
 
     Raises:
-        PipesimError: the program has several routes.
+        PipesimError: as `check`.
     """
-    _check_routes(program)
+    check(program)
     return program.to_csv()
 
 
@@ -45,9 +45,9 @@ def compute_comms(program: Program) -> str:
     step and dropped after the stage's last backward; without sharded data parallelism that does nothing.
 
     Raises:
-        PipesimError: the program has several routes.
+        PipesimError: as `check`.
     """
-    _check_routes(program)
+    check(program)
     graph = connect(program)
     rows = [[f"{stage}UNSHARD" for stage in program.placement.stages_of(rank)] for rank in range(program.ranks)]
     for rank, action in _actions(program, graph):
@@ -66,11 +66,21 @@ LOADED_AS: dict[Format, str] = {"torch-csv": "compute_only", "torch-csv-comms": 
 """What ``_load_csv`` calls each format."""
 
 
-def _check_routes(program: Program) -> None:
+def check(program: Program) -> None:
+    """Refuse programs that PyTorch's runtime cannot run.
+
+    Raises:
+        PipesimError: the program has several routes, or optimizer steps between its micro-batches.
+    """
+    cannot = "PyTorch's pipeline runtime cannot run this schedule:"
     if program.placement.routes > 1:
         raise PipesimError(
-            f"PyTorch's pipeline runtime cannot run this schedule: it has {program.placement.routes} routes, "
+            f"{cannot} it has {program.placement.routes} routes, "
             "so a stage lives on several ranks, and there each stage lives on exactly one"
+        )
+    if (program.kind > Kind.B).any():
+        raise PipesimError(
+            f"{cannot} it has optimizer steps between its micro-batches, and there the optimizer runs after all"
         )
 
 

@@ -22,13 +22,15 @@ class Placement:
     """``rank_of[route, stage]`` is the rank that runs ``stage`` for micro-batches of ``route``.
 
     ``weighted`` says which stages hold weights (attention without its projections does not), shape (S,).
-    ``cut`` is there when stages are not runs of whole layers.
+    ``cut`` is there when stages are not runs of whole layers. ``copies``: data-parallel replicas side by side, each
+    with its own part of the ranks and of the routes.
     """
 
     ranks: int
     rank_of: Ranks
     weighted: NDArray[np.bool_]
     cut: Cut | None = None
+    copies: int = 1
 
     @classmethod
     def of(cls, ranks: int, rank_of: ArrayLike, weighted: ArrayLike | None = None, cut: Cut | None = None) -> Placement:
@@ -50,14 +52,14 @@ class Placement:
     @property
     def chunks(self) -> float:
         """Stages that one rank holds on one route, on average: a chunk is 1/chunks of a rank's share."""
-        return self.stages / self.ranks
+        return self.stages * self.copies / self.ranks
 
     @property
     def share_activations(self) -> float:
         """Activations (a stage's of one micro-batch) that make up one rank's whole share: the chunks, or as the cut
         counts them.
         """
-        return self.chunks if self.cut is None else int(self.cut.activation.sum()) / self.ranks
+        return self.chunks if self.cut is None else int(self.cut.activation.sum()) * self.copies / self.ranks
 
     @cached_property
     def holds(self) -> NDArray[np.bool_]:

@@ -58,17 +58,20 @@ class Timeline:
         """For each of ``nodes``, the dependency that arrived last, the first of them on a tie; -1 for none."""
         begin, stop = (self.graph.dep_starts[nodes + i].astype(np.int64) for i in (0, 1))
         binding = np.where(stop > begin, begin, -1)
-        left = np.flatnonzero(stop > begin + 1)
-        latest = self.arrival_of(begin[left])
-        offset = 1
-        while len(left):
-            edge = begin[left] + offset
-            arrival = self.arrival_of(edge)
-            binding[left] = np.where(arrival > latest, edge, binding[left])
-            offset += 1
-            more = edge + 1 < stop[left]
-            left, latest = left[more], np.maximum(arrival, latest)[more]
+        several = np.flatnonzero(stop > begin + 1)
+        if len(several):
+            binding[several] = self._last_arrivals(begin[several], stop[several])
         return binding
+
+    def _last_arrivals(self, begin: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of each of several runs of dependencies, none of them empty, the one that arrived last."""
+        count = stop - begin
+        first = np.cumsum(count) - count
+        edges = np.repeat(begin - first, count) + np.arange(count.sum())
+        arrival = self.arrival_of(edges)
+        latest = np.flatnonzero(arrival == np.repeat(np.maximum.reduceat(arrival, first), count))
+        chosen: NDArray[np.int64] = edges[latest[np.searchsorted(latest, first)]]
+        return chosen
 
     @cached_property
     def arrival(self) -> NDArray[np.int64]:

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs, Seconds
-from pipesim.ir.graph import OpGraph, padded
+from pipesim.ir.graph import NO_MESSAGE, OpGraph, padded
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Ranks
 from pipesim.ir.timeline import check_countable, to_picoseconds
-from pipesim.ir.traffic import Traffic
+from pipesim.ir.traffic import WHOLE, Traffic
 from pipesim.lowering.exchanges import exchanges_of
 from pipesim.lowering.messages import hop_ends, hops_of
 
@@ -69,7 +69,7 @@ class Binder:
     def lags(self, costs: Costs, duration: Picoseconds) -> Picoseconds:
         """Lag of every dependency, shape (m,), for the durations of the nodes."""
         table = _hop_table(self._ends, costs)
-        lag = table.ravel()[self._hops] if table.any() else np.zeros(len(self._hops), np.int64)
+        lag = table.ravel()[self._hops] if np.count_nonzero(table) else np.zeros(len(self._hops), np.int64)
         if self._exchanges is not None:
             lag[self._exchanges.edges] += self._exchanges.waits(_occupied_table(self._ends, costs), costs, self._ends)
         fraction, part = self.graph.dep_fraction, self._parts
@@ -97,8 +97,10 @@ def duration_table(costs: Costs) -> Picoseconds:
     """Picoseconds by kind and stage, shape (kinds, S). A full backward is its two halves less their overlap."""
     times, host = costs.times, costs.host
     table = np.zeros((len(Kind), costs.stages), np.int64)
-    table[list(_PRICES)] = to_picoseconds(np.stack([getattr(times, name) for name in _PRICES.values()]))
-    table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap)
+    seconds = np.concatenate([*(getattr(times, name) for name in _PRICES.values()), times.overlap])
+    prices = to_picoseconds(seconds).reshape(-1, costs.stages)
+    table[_ROWS] = prices[:-1]
+    table[Kind.B] = table[Kind.I] + table[Kind.W] - prices[-1]
     if host is not None:
         table[Kind.OFFLOAD], table[Kind.RELOAD] = to_picoseconds(host.offload_s), to_picoseconds(host.reload_s)
     return table
@@ -114,6 +116,7 @@ _PRICES = {
     Kind.OPT: "optimizer",
     Kind.RECONSTRUCT: "reconstruct",
 }
+_ROWS = np.array(list(_PRICES))
 
 
 def _hop_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
@@ -135,13 +138,44 @@ def _occupied_s(ends: tuple[Ranks, Ranks], costs: Costs) -> Seconds:
 
 
 def traffic(graph: OpGraph, costs: Costs) -> Traffic:
-    """Which ports the messages and collectives of a graph occupy, and for how long."""
+    """Which ports the messages and collectives of a graph occupy, and for how long.
+
+    Messages of one blocking exchange share ports like all others, instead of the waits that `bind` adds for them.
+    """
     ends, hop = hop_ends(graph.placement), hops_of(graph)
     ports = np.stack([costs.hops.send_port[ends], costs.hops.receive_port[ends]], axis=-1)
     occupied = _occupied_table(ends, costs)
-    ports[:, -1] = -1
-    node_ports = np.full((len(graph), 2), -1, np.int32)
+    latency = _hop_table(ends, costs) - occupied
+    node_ports, node_share = _collectives(graph, costs)
+    return Traffic(
+        message=_message_numbers(graph, hop),
+        dep_ports=ports.reshape(-1, 2)[hop],
+        dep_occupied=occupied.ravel()[hop],
+        dep_latency=latency.ravel()[hop],
+        node_ports=node_ports,
+        node_share=node_share,
+    )
+
+
+def _message_numbers(graph: OpGraph, hop: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The message that each dependency waits for: one each, or one for both ends of a blocking transfer."""
+    number = np.full(len(graph.dep_node), -1, np.int64)
+    exchanges = exchanges_of(graph, hop)
+    if exchanges is not None:
+        number[exchanges.edges] = exchanges.message
+    else:
+        edges = np.flatnonzero(graph.dep_message != NO_MESSAGE)
+        number[edges] = np.arange(len(edges))
+    return number
+
+
+def _collectives(graph: OpGraph, costs: Costs) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Ports of every node, shape (n, 2), and how many 1024ths of them it keeps busy, shape (n,)."""
+    ports, share = np.full((len(graph), 2), -1, np.int32), np.full(len(graph), WHOLE, np.int64)
     if costs.collective_ports is not None:
-        nodes = np.flatnonzero((graph.kind == Kind.REDUCE_GRAD) | (graph.kind == Kind.UNSHARD))
-        node_ports[nodes] = costs.collective_ports[graph.rank[nodes]]
-    return Traffic(ports.reshape(-1, 2)[hop], occupied.ravel()[hop], node_ports)
+        for kind, shares in ((Kind.REDUCE_GRAD, costs.reduce_share), (Kind.UNSHARD, costs.unshard_share)):
+            nodes = np.flatnonzero(graph.kind == kind)
+            ports[nodes] = costs.collective_ports[graph.rank[nodes]]
+            if shares is not None:
+                share[nodes] = np.ceil(shares[graph.stage[nodes]] * WHOLE).astype(np.int64)
+    return ports, share

@@ -1,10 +1,11 @@
 """Blocking point-to-point communication: sends and receives on the compute streams, as Megatron-LM without overlap.
 
 Between two compute ops a rank exchanges everything that is due in one batch: it sends what the op before
-produced and receives what the rule below assigns to this place. A receive stands after the first op whose
-estimated end (all forwards one unit, backwards two, transfers free) is not earlier than the sender's, and at
-the latest right before the op that needs it. So both ends of a transfer reach it at about the same time and no
-circular wait arises; ServiceNow/Fast-LLM:fast_llm/engine/schedule/runner.py places its receives likewise.
+produced and receives what the rule below assigns to this place. A receive stands after the last op that starts
+before the sender ends, by an estimate (all forwards one unit, backwards two, transfers free). So both ends of a
+transfer reach it at about the same time; ServiceNow/Fast-LLM:fast_llm/engine/schedule/runner.py places its receives
+likewise. No circular wait can arise, whatever the order of the ops: what a rank does next waits only for ops that,
+by the estimate, start before it does.
 
 Interleaved 1F1B in Megatron-LM exchanges less often: after each forward of the warm-up, after each forward and
 backward *together* in the steady state, and after each backward of the drain, always sending what was just made
@@ -23,6 +24,8 @@ from pipesim.ir.program import Program
 from pipesim.ir.replay import NEVER, earliest_ends
 from pipesim.lowering.connect import connect
 from pipesim.lowering.insert import insert_ops
+
+Nodes = NDArray[np.int64]
 
 _UNITS = {Kind.F: 1, Kind.I: 1, Kind.W: 1, Kind.B: 2, Kind.RECOMPUTE: 1}
 
@@ -53,7 +56,7 @@ def _inserted(program: Program, graph: OpGraph, end: NDArray[np.int64] | None) -
         first, after = _turns(program)
         send_at, receive_at = after[sender_of], first[needed_by]
     else:
-        send_at, receive_at = _after(program, sender_of), _receive_places(program, end, sender_of, needed_by)
+        send_at, receive_at = _after(program, sender_of), _receive_places(program, graph, end, sender_of, needed_by)
     before = np.concatenate([send_at, receive_at])
     kind = np.concatenate([np.where(forward, Kind.SEND_F, Kind.SEND_B), np.where(forward, Kind.RECV_F, Kind.RECV_B)])
     step = np.where(forward, 1, -1)
@@ -110,18 +113,13 @@ def _turns(program: Program) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return begins[turn], begins[turn + 1]
 
 
-def _receive_places(
-    program: Program, end: NDArray[np.int64], sender: NDArray[np.int64], needed_by: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    rank = program.rank
-    second = np.zeros(len(program) + 1, bool)
-    second[1:] = program.paired
-    latest = needed_by - second[needed_by]
+def _receive_places(program: Program, graph: OpGraph, end: Nodes, sender: Nodes, needed_by: Nodes) -> Nodes:
+    """After the last op of the receiving rank that starts before the sender ends; before all ops if none does."""
+    start, rank = end - _unit_durations(graph), program.rank
     places = np.empty(len(sender), np.int64)
     for r in range(program.ranks):
         mine = np.flatnonzero(rank[needed_by] == r)
         first, last = program.starts[r], program.starts[r + 1]
-        found = first + np.searchsorted(end[first:last], end[sender[mine]], side="left")
-        found = np.minimum(found, last - 1)
-        places[mine] = _after(program, found)
-    return np.minimum(places, latest)
+        places[mine] = first + np.searchsorted(start[first:last], end[sender[mine]], side="left")
+    places += np.append(False, program.paired)[places]  # never between the two ops of a pair
+    return places

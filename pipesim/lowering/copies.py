@@ -6,14 +6,16 @@ against each other by a slot. Reloads are placed first, from the last to the fir
 before it is needed; then offloads, from the first to the last, each in the first slot after its forward. As the
 slots are fixed, no time is lost between copies, so that the link can be busy throughout.
 
-After PipeOffload (arXiv 2503.01328, section 4.2) and sail-sg/zero-bubble-pipeline-parallelism:megatron/core/
-pipeline_parallel/zerobubble/scheduler/offloading.py, whose slots alternate between the directions instead.
+PipeOffload (arXiv 2503.01328, section 4.2) and its released scheduler (sail-sg/zero-bubble-pipeline-parallelism:
+megatron/core/pipeline_parallel/zerobubble/scheduler/offloading.py) reserve every second slot of a rank for each
+direction, shifted by one slot on odd ranks. Reserved slots stay empty where there is nothing to copy that way, so
+that activations wait longer than they need to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +92,21 @@ class Slots:
         return self.alone < self.step and not 0 <= slot < self.count
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How copies are placed.
+
+    ``alone``: what a copy takes while nothing is copied the other way, as a part of its time. ``patience``: stays of
+    up to so many rounds of the ranks' copies are not copied. ``shift``: moves the slots, in slots. ``alternating``:
+    a rank's slots are reserved for one direction each.
+    """
+
+    alone: float = 1.0
+    patience: float = 1.0
+    shift: float = 0.0
+    alternating: bool = False
+
+
 class Copies(NamedTuple):
     """Copies of some of the stays: which (K,), and start and end of both copies, each (K,); whether each is alone."""
 
@@ -104,42 +121,48 @@ class Copies(NamedTuple):
     back_slot: NDArray[np.int64]
 
 
-def plan(stays: Stays, alone: float, patience: float, shift: float = 0.0) -> Copies:
+def plan_copies(stays: Stays, rule: Rule) -> Copies:
     """Copies of all stays that are worth it, none of which makes anything late.
 
-    Not worth it: stays no longer than ``patience`` round trips, and those whose copies back would have to start
-    before, or right when, those out have ended; the shortest of these are left out until it works. ``alone``: what
-    a copy takes while nothing is copied the other way, as a part of its time. ``shift``: moves the slots, in slots.
+    Not worth it: stays that are short, and those whose copies back would have to start before, or right when, those
+    out have ended; the shortest of these are left out until it works.
     """
-    step = int(max(stays.out.max(initial=0), stays.back.max(initial=0)))
-    if step == 0:
-        return _free(stays)
     turns = max(2, len(np.unique(stays.lane)))
-    which = np.flatnonzero(stays.due - stays.made > patience * turns * step)
-    quick = max(1, int(np.ceil(step * alone)))
-    first = int(shift * step) if quick == step else int(stays.due[which].min(initial=NEVER)) - 2 * step
-    last = int(stays.made[which].max(initial=0)) + 2 * step
-    slots = Slots(step, quick, first, max(0, -((first - last) // step)) if quick < step else 0)
-    widenings = 0
+    longest = np.maximum(stays.out, stays.back)
+    which = np.flatnonzero(stays.due - stays.made > rule.patience * turns * longest)
+    step = int(longest[which].max(initial=0))
+    if step == 0:
+        return _free(stays, which)
+    slots, widenings = _slots(stays.select(which), step, rule), 0
+    period = turns if rule.alternating else 1
     while widenings < _WIDENINGS:
-        out, back = _place(stays.select(which), slots)
+        out, back = _place(stays.select(which), slots, period)
         crossing = np.flatnonzero(back <= out + 1)
         if len(crossing):
             which = _without_shortest(stays, which, crossing)
             continue
         wider = _widened(slots, out, back)
         if wider == slots:
-            return _timed(stays, which, slots, out, back, alone)
+            return _timed(stays, which, slots, out, back, rule.alone)
         slots, widenings = wider, widenings + 1
-    return plan(stays, 1.0, patience, shift)
+    return plan_copies(stays, replace(rule, alone=1.0))
+
+
+def _slots(stays: Stays, step: int, rule: Rule) -> Slots:
+    """Both directions from a little before the first activation is due until a little after the last is made."""
+    quick = max(1, int(np.ceil(step * rule.alone)))
+    if quick == step:
+        return Slots(step, step, int(rule.shift * step), 0)
+    first = int(stays.due.min()) - int((2 - rule.shift) * step)
+    return Slots(step, quick, first, max(0, -((first - int(stays.made.max()) - 2 * step) // step)))
 
 
 _WIDENINGS = 20
 """So often is the time in which both directions may be in use corrected; then it is taken to be all the time."""
 
 
-def _place(stays: Stays, slots: Slots) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Slots of the copies out and back, each (K,)."""
+def _place(stays: Stays, slots: Slots, period: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Slots of the copies out and back, each (K,); of a ``period`` of slots, each lane has one per direction."""
     lanes = [int(lane) for lane in stays.lane]
     taken: list[set[int]] = [set() for _ in range(max(lanes, default=-1) + 1)]
     back = np.empty(len(stays), np.int64)
@@ -149,15 +172,16 @@ def _place(stays: Stays, slots: Slots) -> tuple[NDArray[np.int64], NDArray[np.in
     for job in np.lexsort((stays.lane, -stays.due)).tolist():
         lane = lanes[job]
         slot = min(due[job], bound[lane] - 1)
-        while slot in used:
+        while slot in used or (slot - lane - 1) % period:
             slot -= 1
         used.add(slot)
         taken[lane].add(slot)
         back[job] = bound[lane] = slot
-    return _place_out(stays, slots, lanes, taken), back
+    return _place_out(stays, slots, period, taken), back
 
 
-def _place_out(stays: Stays, slots: Slots, lanes: Sequence[int], taken: Sequence[set[int]]) -> NDArray[np.int64]:
+def _place_out(stays: Stays, slots: Slots, period: int, taken: Sequence[set[int]]) -> NDArray[np.int64]:
+    lanes = [int(lane) for lane in stays.lane]
     out = np.empty(len(stays), np.int64)
     used: set[int] = set()
     bound = [-NEVER] * len(taken)
@@ -165,7 +189,7 @@ def _place_out(stays: Stays, slots: Slots, lanes: Sequence[int], taken: Sequence
     for job in np.lexsort((stays.lane, stays.made)).tolist():
         lane = lanes[job]
         slot = max(made[job], bound[lane] + 1)
-        while slot in used or slot in taken[lane]:
+        while slot in used or slot in taken[lane] or (slot - lane) % period:
             slot += 1
         used.add(slot)
         out[job] = bound[lane] = slot
@@ -202,9 +226,8 @@ def _timed(
     )
 
 
-def _free(stays: Stays) -> Copies:
+def _free(stays: Stays, which: NDArray[np.int64]) -> Copies:
     """Copies that take no time."""
-    which = np.flatnonzero(stays.due > stays.made)
     made, due = stays.made[which], stays.due[which]
     no = np.zeros(len(which), bool)
     return Copies(which, made, made, due, due, no, no, made, due)

@@ -14,8 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.ir.graph import COLLECTIVE, SHARED, OpGraph
-from pipesim.ir.op import BACKWARD_KINDS, Kind
+from pipesim.ir.op import BACKWARD_KINDS, Kind, is_any
+from pipesim.ir.program import NO_STAGE
 from pipesim.lowering.extend import Extension
+
+Nodes = NDArray[np.int64]
+NOWHERE = -1
+_NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 SLOTS = 2
 """Buffers of a rank for gathered weights (and for whole gradients): one in use, one prefetched (or draining)."""
@@ -39,14 +44,35 @@ class DataParallel:
     gather: bool = True
 
 
-@dataclass(frozen=True)
-class Event:
-    """A collective to be queued on a rank: after ``position`` on its compute stream."""
+class Events(NamedTuple):
+    """Collectives to be queued on a rank, each after a node of its compute stream (or from the start, -1).
 
-    position: int
-    kind: Kind
-    stage: int
-    needed_by: int = -1
+    ``needed_by``: the node that waits for a gather; -1 for a reduction.
+    """
+
+    position: Nodes
+    kind: Nodes
+    stage: Nodes
+    needed_by: Nodes
+
+    @classmethod
+    def reductions(cls, position: Nodes, stage: Nodes) -> Events:
+        """Gradients of stages, complete at some nodes."""
+        return cls(position, np.full_like(stage, Kind.REDUCE_GRAD), stage, np.full_like(stage, NOWHERE))
+
+    @classmethod
+    def gathers(cls, position: Nodes, stage: Nodes, needed_by: Nodes) -> Events:
+        """Weights of stages, from when their buffers are free."""
+        return cls(position, np.full_like(stage, Kind.UNSHARD), stage, needed_by)
+
+    def sorted_by(self, *keys: Nodes) -> Events:
+        """The same in another order: by the first key, then by the next."""
+        order = np.lexsort(keys[::-1])
+        return Events(*(column[order] for column in self))
+
+    def also(self, other: Events) -> Events:
+        """These and others."""
+        return Events(*(np.concatenate(columns) for columns in zip(self, other, strict=True)))
 
 
 def add_data_parallel(graph: OpGraph, spec: DataParallel) -> OpGraph:
@@ -67,8 +93,8 @@ def add_barrier(graph: OpGraph) -> OpGraph:
     extension.stream(-1, SHARED)
     barrier = extension.node(Kind.BARRIER)
     for node in np.flatnonzero(graph.kind == Kind.OPT).tolist():
-        for producer in [node - 1, *graph.dependencies(node).tolist()]:
-            extension.wait(barrier, producer)
+        before = np.append(node - 1, graph.dependencies(node))
+        extension.add_waits(np.full(len(before), barrier), before)
         extension.wait(node, barrier)
     return extension.build()
 
@@ -79,34 +105,50 @@ def _queue_rank(
     graph = extension.graph
     first, last = int(graph.starts[rank]), int(graph.starts[rank + 1])
     optimizer = last - 1 if graph.kind[last - 1] == Kind.OPT else None
-    events = _reductions(graph, spec, rank, first, last) if spec.reduce else []
+    events = _reductions(graph, spec, rank, first, last) if spec.reduce else Events.reductions(*_NOTHING)
     if spec.zero == 3 and spec.gather:
-        events += _gathers(graph, first, last)
-    queued: list[int] = []
-    for event in sorted(events, key=lambda e: _launch_order(e, first, shared)):
-        if event.kind == Kind.UNSHARD:
-            _queue_gather(extension, event)
-            continue
-        nodes = _queue_reduction(extension, spec, event, last)
-        queued += nodes
-        reductions[event.stage] += nodes
+        events = events.also(_gathers(graph, first, last))
+    queued = _queue(extension, spec, _in_launch_order(events, first, shared), last)
+    stages = [extension.nodes.stage[node - len(graph)] for node in queued]
+    for node, stage in zip(queued, stages, strict=True):
+        reductions[stage].append(node)
     if optimizer is not None:
-        for node in queued:
-            extension.wait(optimizer, node)
+        extension.add_waits(np.full(len(queued), optimizer), np.array(queued, np.int64))
         if spec.zero in (1, 2) and spec.gather:
-            for stage in np.flatnonzero(graph.placement.holds[rank]).tolist():
-                extension.wait(extension.node(Kind.UNSHARD, stage), optimizer)
+            for held in np.flatnonzero(graph.placement.holds[rank]).tolist():
+                extension.wait(extension.node(Kind.UNSHARD, held), optimizer)
 
 
-def _launch_order(event: Event, first: int, shared: dict[int, int]) -> tuple[int, bool, int, int]:
+def _in_launch_order(events: Events, first: int, shared: dict[int, int]) -> Events:
     """First come, first served; of what comes together, gathers first by need, then reductions, last stage first.
 
     Reductions that meet those of other ranks are taken in one order everywhere: by the later partner.
     """
-    position = event.position - first
-    if event.kind == Kind.REDUCE_GRAD:
-        position = shared.get(event.stage, position)
-    return position, event.kind != Kind.UNSHARD, event.needed_by, -event.stage
+    reduces = events.kind == Kind.REDUCE_GRAD
+    position = events.position - first
+    for stage, meeting in shared.items():
+        position = np.where(reduces & (events.stage == stage), meeting, position)
+    return events.sorted_by(position, reduces, events.needed_by, -events.stage)
+
+
+def _queue(extension: Extension, spec: DataParallel, events: Events, last: int) -> list[int]:
+    """Queue collectives, reductions bucket by bucket; the numbers of the reductions."""
+    reduces = events.kind == Kind.REDUCE_GRAD
+    count = np.where(reduces, spec.buckets[events.stage], 1)
+    each = np.repeat(np.arange(len(count)), count)
+    bucket = np.arange(len(each)) - np.repeat(np.cumsum(count) - count, count)
+    reduced = reduces[each]
+    nodes = extension.add_nodes(events.kind[each], events.stage[each], np.where(reduced, bucket, NO_STAGE))
+    position = events.position[each]
+    own = extension.graph.stage[position] == events.stage[each]
+    fraction = np.where(reduced & own, (bucket + 1) / count[each], 1.0)
+    some = position >= 0
+    extension.add_waits(nodes[some], position[some], fraction[some])
+    extension.add_waits(events.needed_by[each][~reduced], nodes[~reduced])
+    if spec.blocking:
+        followed = reduced & (bucket == count[each] - 1) & (position + 1 < last)
+        extension.add_waits(position[followed] + 1, nodes[followed])
+    return [int(node) for node in nodes[reduced]]
 
 
 def _shared_positions(graph: OpGraph, spec: DataParallel) -> dict[int, int]:
@@ -116,64 +158,57 @@ def _shared_positions(graph: OpGraph, spec: DataParallel) -> dict[int, int]:
     return {s: int(latest[s]) for s in np.flatnonzero(graph.placement.replicas > 1).tolist()}
 
 
-def _reductions(graph: OpGraph, spec: DataParallel, rank: int, first: int, last: int) -> list[Event]:
+def _reductions(graph: OpGraph, spec: DataParallel, rank: int, first: int, last: int) -> Events:
     """Once per stage; from ZeRO-2 on, each time a stage leaves its gradient buffer.
 
     Stages with replicas on other ranks are reduced once whatever the ZeRO stage: their partners run them at
     other times and can only meet at the end.
     """
-    held = set(np.flatnonzero(spec.triggers[rank] >= 0).tolist())
-    events = []
-    if spec.zero >= 2:
-        stays = residencies(graph, first, last, (Kind.B, Kind.W))
-        alone = graph.placement.replicas == 1
-        events = [Event(r.last, Kind.REDUCE_GRAD, r.stage) for r in stays if alone[r.stage]]
-        held -= set(np.flatnonzero(alone).tolist())
-    return events + [Event(int(spec.triggers[rank, s]), Kind.REDUCE_GRAD, s) for s in sorted(held)]
+    held, alone = spec.triggers[rank] >= 0, graph.placement.replicas == 1
+    stage = np.flatnonzero(held & ~alone if spec.zero >= 2 else held)
+    events = Events.reductions(spec.triggers[rank, stage], stage)
+    if spec.zero < 2:
+        return events
+    stays = residencies(graph, first, last, (Kind.B, Kind.W))
+    mine = alone[stays.stage]
+    return events.also(Events.reductions(stays.last[mine], stays.stage[mine]))
 
 
-def _gathers(graph: OpGraph, first: int, last: int) -> list[Event]:
+def _gathers(graph: OpGraph, first: int, last: int) -> Events:
     """A stage's weights are gathered as soon as the stage before it in the same buffer is done with it."""
-    kinds = (Kind.F, Kind.RECOMPUTE, *BACKWARD_KINDS)
-    stays = residencies(graph, first, last, kinds)
-    return [Event(r.released, Kind.UNSHARD, r.stage, needed_by=r.first) for r in stays]
+    stays = residencies(graph, first, last, (Kind.F, Kind.RECOMPUTE, *BACKWARD_KINDS))
+    return Events.gathers(stays.released, stays.stage, stays.first)
 
 
-class Residency(NamedTuple):
-    """A stage's stay in a buffer: first and last op that use it, and the op that freed the buffer (or -1)."""
+class Residencies(NamedTuple):
+    """Stays of stages in buffers: first and last op that use them, the stage, the op that freed the buffer (or -1)."""
 
-    first: int
-    last: int
-    stage: int
-    released: int
+    first: Nodes
+    last: Nodes
+    stage: Nodes
+    released: Nodes
 
 
-def residencies(graph: OpGraph, first: int, last: int, kinds: tuple[Kind, ...]) -> list[Residency]:
+def residencies(graph: OpGraph, first: int, last: int, kinds: tuple[Kind, ...]) -> Residencies:
     """Which stages pass through a rank's buffers as its ops ``first..last-1`` of the given kinds run.
 
     Stages take the buffers in turn (local stage number mod 2). A rank with a single stage works through its
     layers anew for every micro-batch, so there each op is a stay of its own: that is what makes fully sharded
     weights expensive without looping.
     """
-    nodes = first + np.flatnonzero(np.isin(graph.kind[first:last], kinds))
-    stage = graph.stage[nodes]
-    local = np.unique(stage, return_inverse=True)[1]
-    content = local
-    if len(nodes) and local.max() == 0:
+    nodes = first + np.flatnonzero(is_any(graph.kind[first:last], kinds))
+    stage = graph.stage[nodes].astype(np.int64)
+    content = np.unique(stage, return_inverse=True)[1]
+    if len(nodes) and content.max() == 0:
         content = _turns(graph, nodes)
-        local = content
-    stays: list[Residency] = []
+    stays = []
     for slot in range(SLOTS):
-        mine = np.flatnonzero(local % SLOTS == slot)
-        if len(mine) == 0:
-            continue
-        cuts = np.flatnonzero(np.diff(content[mine], prepend=-1))
-        ends = np.append(cuts[1:], len(mine)) - 1
-        for a, b in zip(mine[cuts].tolist(), mine[ends].tolist(), strict=True):
-            before = mine[mine < a]
-            released = int(nodes[before[-1]]) if len(before) else -1
-            stays.append(Residency(int(nodes[a]), int(nodes[b]), int(stage[a]), released))
-    return stays
+        mine = nodes[content % SLOTS == slot]
+        cuts = np.flatnonzero(np.diff(content[content % SLOTS == slot], prepend=-1))
+        ends = np.append(cuts[1:], len(mine))[: len(cuts)] - 1
+        released = np.where(cuts > 0, mine[cuts - 1], NOWHERE) if len(mine) else cuts
+        stays.append((mine[cuts], mine[ends], graph.stage[mine[cuts]].astype(np.int64), released))
+    return Residencies(*(np.concatenate(columns) for columns in zip(*stays, strict=True)))
 
 
 def _turns(graph: OpGraph, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -183,40 +218,22 @@ def _turns(graph: OpGraph, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(len(nodes)) - np.cumsum(follows)
 
 
-def _queue_gather(extension: Extension, event: Event) -> None:
-    node = extension.node(Kind.UNSHARD, event.stage)
-    if event.position >= 0:
-        extension.wait(node, event.position)
-    extension.wait(event.needed_by, node)
-
-
-def _queue_reduction(extension: Extension, spec: DataParallel, event: Event, last: int) -> list[int]:
-    graph, count = extension.graph, int(spec.buckets[event.stage])
-    own = int(graph.stage[event.position]) == event.stage
-    nodes = []
-    for bucket in range(count):
-        node = extension.node(Kind.REDUCE_GRAD, event.stage, bucket)
-        extension.wait(node, event.position, (bucket + 1) / count if own else 1.0)
-        nodes.append(node)
-    follower = event.position + 1
-    if spec.blocking and follower < last:
-        extension.wait(follower, nodes[-1])
-    return nodes
-
-
 def _meet_replicas(extension: Extension, spec: DataParallel, reductions: dict[int, list[int]]) -> None:
     """A reduction over ranks that hold the same stage starts on all of them together."""
     replicas = extension.graph.placement.replicas
+    if (replicas <= 1).all():
+        return
     offset = len(extension.graph)
     owner = np.repeat([s.rank for s in extension.streams], extension.sizes)
     own_waits: dict[int, list[tuple[int, float]]] = {}
-    for node, producer, fraction in extension.deps:
+    deps = extension.deps
+    for node, producer, fraction in zip(deps.node, deps.producer, deps.fraction, strict=True):
         own_waits.setdefault(node, []).append((producer, fraction))
     for stage, nodes in reductions.items():
         if replicas[stage] <= 1:
             continue
         for bucket in range(int(spec.buckets[stage])):
-            members = [n for n in nodes if extension.nodes[n - offset][2] == bucket]
+            members = [n for n in nodes if extension.nodes.microbatch[n - offset] == bucket]
             for node in members:
                 for other in members:
                     if other == node:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
 from pipesim.ir.graph import OpGraph
+from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 from pipesim.ir.updates import WeightPolicy, stale_stages
@@ -31,8 +32,8 @@ class Lowering:
     `DataParallel`, with triggers numbered in the program as the schedule made it; None for "after the stage's
     last backward". ``paired_exchanges``: blocking transfers come after a forward and a backward together.
     ``weights`` and ``second_engine`` concern programs with optimizer steps of their own: how backwards get at
-    their forwards' weights, and whether W and OPT run beside the compute stream. ``offload``: the share of
-    activations that goes to host memory and back.
+    their forwards' weights, and whether W and OPT run beside the compute stream. ``offload``:
+    activations that go to host memory and back.
     """
 
     p2p: Literal["overlapped", "blocking"] = "overlapped"
@@ -43,7 +44,7 @@ class Lowering:
     paired_exchanges: bool = False
     weights: WeightPolicy = WeightPolicy.STASH
     second_engine: bool = False
-    offload: float = 0.0
+    offload: Offloading | None = None
 
 
 def lower(program: Program, costs: Costs, options: Lowering | None = None) -> OpGraph:
@@ -75,7 +76,7 @@ def lower(program: Program, costs: Costs, options: Lowering | None = None) -> Op
         graph = add_data_parallel(graph, spec)
     if steps and options.synchronous:
         graph = add_barrier(graph)
-    return add_offload(graph, costs, options.offload) if options.offload else graph
+    return add_offload(graph, costs, options.offload) if options.offload is not None else graph
 
 
 def _lower_without_flush(program: Program, costs: Costs, options: Lowering) -> OpGraph:
@@ -96,7 +97,7 @@ def _lower_without_flush(program: Program, costs: Costs, options: Lowering) -> O
 def shape(costs: Costs) -> tuple[Hashable, ...]:
     """What `lower` reads from costs: two costs of equal shape lower a program to the same graph."""
     times = costs.times
-    present = (bool(part.any()) for part in (times.reduce_grad, times.unshard, times.optimizer))
+    present = (np.count_nonzero(part) > 0 for part in (times.reduce_grad, times.unshard, times.optimizer))
     return (times.recompute > 0).tobytes(), (times.reconstruct > 0).tobytes(), *present, costs.buckets.tobytes()
 
 

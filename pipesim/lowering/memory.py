@@ -33,8 +33,9 @@ def activation_effects(graph: OpGraph, sizes: StageSizes) -> MemoryEffects:
     takes, gives = np.zeros((len(Kind), len(kept))), np.zeros((len(Kind), len(kept)))
     takes[Kind.F] = kept
     takes[Kind.RECOMPUTE] = again
+    takes[Kind.I] = np.maximum(late - kept - again, 0.0)
     gives[Kind.B] = kept
-    gives[Kind.I] = kept - late
+    gives[Kind.I] = kept - late + takes[Kind.I]
     gives[Kind.W] = late
     gives[Kind.OFFLOAD] = takes[Kind.RELOAD] = kept
     effects = MemoryEffects(graph.lookup(takes), graph.lookup(gives))

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from pipesim.costs.costs import Costs, HostCopies
 from pipesim.errors import ScheduleError
 from pipesim.ir.graph import HOST, OpGraph
+from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import BACKWARD_KINDS, Kind, is_any
 from pipesim.ir.replay import NEVER, earliest_ends
 from pipesim.lowering.bind import bind
-from pipesim.lowering.copies import Copies, Stays, plan
+from pipesim.lowering.copies import Copies, Rule, Stays, plan_copies
 from pipesim.lowering.extend import Extension
 from pipesim.lowering.memory import MemoryEffects, activation_effects
 from pipesim.lowering.postpone import latest_starts
@@ -34,14 +35,17 @@ from pipesim.lowering.postpone import latest_starts
 Nodes = NDArray[np.int64]
 Picoseconds = NDArray[np.int64]
 
-PATIENCE = (3.0, 2.0, 1.0)
-"""Stays of up to so many round trips are not copied; PipeOffload's scheduler has 3. The best one is taken."""
+PATIENCE = (1.0, 3.0, 2.0)
+"""Stays of up to so many round trips are not copied; the best one is taken."""
+
+RELEASED_PATIENCE = 3.0
+"""The same in PipeOffload's released scheduler, which also has activations back one backward early."""
 
 SHIFTS = (0.0, 0.25, 0.5, 0.75)
 """Where the slots of the copies may start; the best one is taken."""
 
-MANY = 2000
-"""Of more copies than this on one switch, only one plan is made."""
+BUDGET = 6000
+"""So many activations are placed for one switch, over all plans that are tried; at least one plan is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +71,8 @@ class Planned:
     end: Picoseconds
 
 
-def add_offload(graph: OpGraph, costs: Costs, share: float) -> OpGraph:
-    """The graph with a stream of host copies per rank, for the ``share`` of its activations that live longest.
+def add_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> OpGraph:
+    """The graph with a stream of host copies per rank, for the share of its activations that live longest.
 
     Stages that live longest come first; of the last one that counts, micro-batches are taken evenly. Of these,
     activations stay where copying them would be of no use or would delay the step.
@@ -76,23 +80,30 @@ def add_offload(graph: OpGraph, costs: Costs, share: float) -> OpGraph:
     Raises:
         ScheduleError: copying takes longer than computing, so that it cannot keep up.
     """
+    plan = plan_offload(graph, costs, offloading)
+    return graph if plan is None else _extended(plan)
+
+
+def plan_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> OffloadPlan | None:
+    """Where the copies of `add_offload` go; None for a graph that deadlocks, which is the engine's to report."""
     bound = bind(graph, costs)
     end = earliest_ends(bound, bound.duration, bound.dep_lag)
     if (end == NEVER).any():
-        return graph  # a deadlock is the engine's to report
+        return None
     start = latest_starts(bound, end - bound.duration)
     planned = Planned(bound, start, start + bound.duration)
     host = costs.host if costs.host is not None else free_copies(costs, graph.ranks)
-    held = _longest_held(planned, held_activations(graph), share)
-    _refuse_overload(planned, held, host, share)
+    held = _longest_held(planned, held_activations(graph), offloading.share)
+    held = _long_enough(planned, held, host)
+    _refuse_overload(planned, held, host, offloading.share)
     effects = activation_effects(graph, costs.sizes)
     kept = costs.sizes.activations
     parts = [
-        _plan_switch(planned, held.select(members), host, effects, kept)
+        _plan_switch(planned, held.select(members), host, effects, kept, offloading)
         for members in (np.flatnonzero(host.switch[held.rank] == one) for one in np.unique(host.switch))
         if len(members)
     ]
-    return _extended(planned, parts, effects, host)
+    return OffloadPlan(planned, parts, effects, host)
 
 
 def free_copies(costs: Costs, ranks: int) -> HostCopies:
@@ -132,6 +143,13 @@ def _longest_held(planned: Planned, held: Held, share: float) -> Held:
     return held.select(np.array(chosen, np.int64))
 
 
+def _long_enough(planned: Planned, held: Held, host: HostCopies) -> Held:
+    """Those held longer than going to the host and back takes."""
+    stay = planned.start[held.needed_by] - planned.end[held.forward]
+    away = _picoseconds(host.offload_s, held.stage) + _picoseconds(host.reload_s, held.stage)
+    return held.select(np.flatnonzero(stay > away))
+
+
 def _refuse_overload(planned: Planned, held: Held, host: HostCopies, share: float) -> None:
     """In the long run, copies must take no longer than the slowest rank computes."""
     graph = planned.graph
@@ -157,36 +175,54 @@ class Part(NamedTuple):
 
 
 def _plan_switch(
-    planned: Planned, held: Held, host: HostCopies, effects: MemoryEffects, kept: NDArray[np.float64]
+    planned: Planned,
+    held: Held,
+    host: HostCopies,
+    effects: MemoryEffects,
+    kept: NDArray[np.float64],
+    offloading: Offloading,
 ) -> Part:
-    """The plan that leaves the fullest rank the most room."""
+    """The plan that leaves the fullest rank the most room; of equal ones that with the fewest copies."""
     ranks, lane = np.unique(held.rank, return_inverse=True)
     stays = Stays(
         lane=lane,
         made=planned.end[held.forward],
-        due=planned.start[held.needed_by],
+        due=planned.start[held.needed_by] - (_backward(planned, held) if offloading.alternating else 0),
         out=_picoseconds(host.offload_s, held.stage),
         back=_picoseconds(host.reload_s, held.stage),
     )
-    few = len(stays) <= MANY and bool(stays.out.any())
-    choices = [(p, s) for p in PATIENCE for s in SHIFTS] if few else [(PATIENCE[-1], 0.0)]
-    plans = [plan(stays, host.alone, patience, shift) for patience, shift in choices]
+    plans = [plan_copies(stays, rule) for rule in _rules(stays, host.alone, offloading.alternating)]
     ledgers = [Ledger(planned, effects, int(rank)) for rank in ranks]
     best = min(plans, key=lambda each: _fullness(ledgers, lane, kept[held.stage], each))
     return Part(held.select(best.which), best)
+
+
+def _rules(stays: Stays, alone: float, alternating: bool) -> list[Rule]:
+    """Rules to try, the released scheduler's alone if it is asked for."""
+    if alternating:
+        return [Rule(alone, RELEASED_PATIENCE, 0.0, True)]
+    rules = [Rule(alone, patience, shift) for shift in SHIFTS for patience in PATIENCE]
+    return rules[: max(1, BUDGET // len(stays))]
+
+
+def _backward(planned: Planned, held: Held) -> Picoseconds:
+    """How long the backwards take that need some activations, not counting recomputation."""
+    again = planned.graph.kind[held.needed_by] == Kind.RECOMPUTE
+    length: Picoseconds = planned.graph.duration[held.needed_by + again]
+    return length
 
 
 def _picoseconds(seconds: NDArray[np.float64], stage: Nodes) -> Picoseconds:
     return np.rint(seconds * 1e12).astype(np.int64)[stage]
 
 
-def _fullness(ledgers: list[Ledger], lane: Nodes, size: NDArray[np.float64], copies: Copies) -> tuple[float, float]:
-    """Peak of the fullest rank, then their sum."""
+def _fullness(ledgers: list[Ledger], lane: Nodes, size: NDArray[np.float64], copies: Copies) -> tuple[float, ...]:
+    """Peak of the fullest rank, then their sum, then what is copied."""
     peaks = []
     for index, ledger in enumerate(ledgers):
         mine = lane[copies.which] == index
         peaks.append(ledger.peak(copies.out_end[mine], copies.back_start[mine], size[copies.which[mine]]))
-    return max(peaks), sum(peaks)
+    return max(peaks), sum(peaks), float(len(copies.which))
 
 
 class Ledger:
@@ -206,11 +242,36 @@ class Ledger:
         return float(np.cumsum(change[np.lexsort((taking, moment))]).max(initial=0.0))
 
 
-def _extended(planned: Planned, parts: list[Part], effects: MemoryEffects, host: HostCopies) -> OpGraph:
+@dataclass(frozen=True, eq=False)
+class OffloadPlan:
+    """The step with its copies, part by part (one per switch), and what its ops do to memory."""
+
+    planned: Planned
+    parts: list[Part]
+    effects: MemoryEffects
+    host: HostCopies
+
+    def peaks(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Most bytes of activations that each rank may hold, shape (P,), for bytes per stage ``kept`` (S,)."""
+        peaks = np.array(
+            [Ledger(self.planned, self.effects, r).peak(*_NOTHING) for r in range(self.planned.graph.ranks)]
+        )
+        for held, copies in self.parts:
+            for rank in np.unique(held.rank).tolist():
+                mine = held.rank == rank
+                away = copies.out_end[mine], copies.back_start[mine], kept[held.stage[mine]]
+                peaks[rank] = Ledger(self.planned, self.effects, rank).peak(*away)
+        return peaks
+
+
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+
+
+def _extended(plan: OffloadPlan) -> OpGraph:
     """The graph with the planned copies on host streams."""
-    extension = Extension(planned.graph)
-    for part in parts:
-        nodes = _add_streams(extension, planned, part, effects, host.alone)
+    extension = Extension(plan.planned.graph)
+    for part in plan.parts:
+        nodes = _add_streams(extension, plan.planned, part, plan.effects, plan.host.alone)
         for direction, slots in zip(nodes, (part.copies.out_slot, part.copies.back_slot), strict=True):
             order = np.argsort(slots, kind="stable")
             rank = part.held.rank[order]

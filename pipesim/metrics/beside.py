@@ -26,12 +26,13 @@ def works_beside(graph: OpGraph) -> bool:
 def changes(timeline: Timeline, effects: MemoryEffects, rank: int) -> tuple[Nodes, NDArray[np.int64], Floats]:
     """What a rank takes (positive) and gives back (negative), in order of time: nodes, picoseconds, bytes.
 
-    At one moment, ops that end give back before others take; an op without duration takes and then gives.
+    At one moment, ops that end give back before others take; one that does both without duration takes first.
     """
     nodes = np.flatnonzero((timeline.graph.rank == rank) & ((effects.takes != 0) | (effects.gives != 0)))
     start, end = timeline.start[nodes], timeline.end[nodes]
     moment = np.concatenate([start, end])
-    turn = np.concatenate([np.ones(len(nodes)), np.where(end > start, 0, 2)])
+    at_once = (end == start) & (effects.takes[nodes] != 0)
+    turn = np.concatenate([np.ones(len(nodes)), np.where(at_once, 2, 0)])
     order = np.lexsort((turn, moment))
     amount = np.concatenate([effects.takes[nodes], -effects.gives[nodes]])
     return np.tile(nodes, 2)[order], moment[order], amount[order]

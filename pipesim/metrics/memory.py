@@ -94,7 +94,7 @@ def curve(timeline: Timeline, effects: MemoryEffects, rank: int) -> tuple[NDArra
     else:
         moments, change = _in_order(timeline, effects, rank)
     level = np.cumsum(change)
-    keep = np.append(moments[1:] != moments[:-1], True)
+    keep = np.append(moments[1:] != moments[:-1], True)[: len(moments)]
     return moments[keep] / PICOSECONDS, level[keep]
 
 

@@ -123,13 +123,14 @@ def shown_beside(peak: Curves, curves: Sequence[Curves]) -> list[Curves]:
 
 
 def _lines(ax: Axes, others: Sequence[Curves], end_s: float) -> None:
-    """Totals of other ranks as thin lines, each named where it is highest."""
+    """Totals of other ranks as thin lines, each named where it is highest, those of one height together."""
     lines = [_steps(own.time_s, own.total, end_s) for own in others]
     ax.add_collection(LineCollection(lines, colors=INK, linewidths=0.8, alpha=0.6, zorder=3), autolim=False)
-    named: dict[tuple[float, float], list[str]] = {}
+    named: dict[float, list[Curves]] = {}
     for own in others:
-        named.setdefault(own.peak, []).append(str(own.rank))
-    for peak, ranks in named.items():
+        named.setdefault(own.peak[1], []).append(own)
+    for equal in named.values():
+        peak, ranks = min(own.peak for own in equal), [str(own.rank) for own in equal]
         name = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(ranks)}"
         place: dict[str, Any] = {"xytext": (3, -1.5), "textcoords": "offset points", "fontsize": 6.5}
         ax.annotate(name, peak, va="top", color=INK, zorder=5, **place)

@@ -24,7 +24,7 @@ def misfit(metrics: Mapping[str, Any]) -> list[str]:
     memory = metrics["memory"]
     demand, capacity = memory.get("peak_bytes"), memory.get("capacity_bytes")
     lines = ["DOES NOT FIT in memory"]
-    if demand is not None and capacity is not None:
+    if demand is not None and capacity is not None and demand > capacity:
         gap = demand - capacity
         rows = [
             ("demand", numbers.size(demand), _fullest(metrics)),
@@ -32,6 +32,10 @@ def misfit(metrics: Mapping[str, Any]) -> list[str]:
             ("gap", numbers.size(gap), f"{numbers.share(gap / capacity)} over"),
         ]
         lines += indent(table(rows, "<><"))
+    host = metrics.get("offload") or {}
+    if host.get("host_fits") is False:
+        need, there = (numbers.size(host[key]) for key in ("node_peak_bytes", "host_capacity_bytes"))
+        lines.append(f"  offloaded activations need {need} of a node's host memory, which has {there}")
     advice = memory.get("advice") or []
     if advice:
         lines += ["  What would make it fit:", *(f"    - {line}" for line in advice)]

@@ -11,6 +11,7 @@ from pipesim.report.asynchronous import asynchronous
 from pipesim.report.columns import bar, indent, table
 from pipesim.report.heading import heading
 from pipesim.report.misfit import misfit
+from pipesim.report.offload import offload
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -46,6 +47,7 @@ def summary(metrics: Metrics, *, ascii_only: bool = False) -> str:
         _throughput(metrics),
         asynchronous(metrics, time_unit(metrics)),
         _memory(metrics),
+        offload(metrics, time_unit(metrics)),
         _in_flight(metrics),
         misfit(metrics),
         _breakdown(metrics, ascii_only),

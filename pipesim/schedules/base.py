@@ -8,13 +8,14 @@ lowering.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.errors import ScheduleError
+from pipesim.ir.offloading import Offloading
 from pipesim.ir.placement import Placement, linear
 from pipesim.ir.program import OpLike, Program
 from pipesim.ir.updates import WeightPolicy
@@ -43,6 +44,21 @@ class StepCosts:
         """F, I and W take one picosecond each, hops nothing; W keeps all activations."""
         one = np.ones(stages, np.int64)
         return cls(one, one, one, 0, np.ones(stages), np.ones(stages))
+
+    def averaged(self) -> StepCosts:
+        """The same costs with all stages alike: each as long and as large as their mean."""
+        return replace(
+            self,
+            forward=_level(self.forward),
+            input_grad=_level(self.input_grad),
+            weight_grad=_level(self.weight_grad),
+            activations=np.full_like(self.activations, self.activations.mean()),
+            weight_grad_activations=np.full_like(self.weight_grad_activations, self.weight_grad_activations.mean()),
+        )
+
+
+def _level(times: Picoseconds) -> Picoseconds:
+    return np.full_like(times, round(times.mean()))
 
 
 @dataclass(frozen=True)
@@ -159,9 +175,9 @@ class Schedule:
         return False
 
     @property
-    def offload_share(self) -> float:
-        """The share of activations that goes to host memory between forward and backward, longest-lived first."""
-        return 0.0
+    def offloading(self) -> Offloading | None:
+        """Which activations go to host memory between forward and backward, if any."""
+        return None
 
     @property
     def synchronous_optimizer(self) -> bool:

@@ -19,6 +19,7 @@ from pipesim.ir.program import Program
 from pipesim.schedules.base import Schedule, Setting, Theory, require
 from pipesim.schedules.registry import register
 from pipesim.schedules.shapes import Ops
+from pipesim.schedules.slots import multiples_near
 
 SOURCE = "deepseek-ai/DualPipe:README.md, table of bubbles and memory"
 
@@ -109,9 +110,7 @@ class DualPipe(Schedule):
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Even numbers, and enough micro-batches to fill both directions."""
-        require(
-            ranks % 2 == 0, f"{self.name}: P must be even, found {ranks}; use {ranks - 1 or 2} or {ranks + 1} ranks"
-        )
+        require(ranks % 2 == 0, f"{self.name}: P must be even, found {ranks}; use {multiples_near(ranks, 2)} ranks")
         _enough(self.name, ranks, microbatches)
         require(
             microbatches % 2 == 0,

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Placement, looped
 from pipesim.ir.program import Program
@@ -29,6 +30,11 @@ SOURCE = "arXiv 2503.01328, Table 1"
 Offload = Literal["none", "half", "full"] | float
 """Which activations go to host memory and back: by name, or a share from 0 to 1."""
 
+Copies = Literal["packed", "alternating"]
+"""How copies use a rank's slots on the link: as needed, or every second one for each direction."""
+
+COPIES_HELP = "packed: slots of the link as needed; alternating: one each way in turn, as released"
+
 
 @dataclass(frozen=True)
 class GroupedInterleaved(Schedule):
@@ -40,6 +46,7 @@ class GroupedInterleaved(Schedule):
     chunks: int = option(2, "stages per rank")
     group_size: int | None = option(None, "micro-batches per group, at most P")
     offload: Offload = option("none", "activations that go to host memory: none, half of the chunks, full, or a share")
+    copies: Copies = option("packed", COPIES_HELP)
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Groups no larger than P: a larger one would idle between chunks."""
@@ -52,9 +59,9 @@ class GroupedInterleaved(Schedule):
         check_offload(self.name, self.offload)
 
     @property
-    def offload_share(self) -> float:
+    def offloading(self) -> Offloading | None:
         """Half means ceil(V/2) of the V chunks."""
-        return share_of(self.offload, self.chunks)
+        return offloading_of(self.offload, self.copies, self.chunks)
 
     def placement(self, ranks: int) -> Placement:
         """Stage s on rank s mod P."""
@@ -140,10 +147,11 @@ def check_offload(name: str, offload: Offload) -> None:
     require(0 <= share <= 1, f"{name}: offload must be none, half, full, or a share from 0 to 1, found {offload}")
 
 
-def share_of(offload: Offload, chunks: int) -> float:
-    """The share of the activations of ``chunks`` chunks; half is rounded up to whole chunks."""
+def offloading_of(offload: Offload, copies: Copies, chunks: int) -> Offloading | None:
+    """What the options mean for ``chunks`` chunks; half is rounded up to whole chunks."""
     named = {"none": 0.0, "half": math.ceil(chunks / 2) / chunks, "full": 1.0}
-    return named[offload] if isinstance(offload, str) else float(offload)
+    share = named[offload] if isinstance(offload, str) else float(offload)
+    return Offloading(share, copies == "alternating") if share else None
 
 
 def rank_order(rank: int, ranks: int, microbatches: int, chunks: int, group: int) -> Ops:

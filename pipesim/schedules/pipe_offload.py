@@ -11,10 +11,19 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipesim.ir.offloading import Offloading
 from pipesim.ir.placement import Placement, looped
 from pipesim.ir.program import Program
 from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, option, require
-from pipesim.schedules.grouped_interleaved import CITATION, Offload, check_offload, rank_order, share_of
+from pipesim.schedules.grouped_interleaved import (
+    CITATION,
+    COPIES_HELP,
+    Copies,
+    Offload,
+    check_offload,
+    offloading_of,
+    rank_order,
+)
 from pipesim.schedules.registry import register
 
 
@@ -35,6 +44,7 @@ class PipeOffload(Schedule):
 
     chunks: int = option(2, "stages per rank")
     offload: Offload = option("half", "activations that go to host memory: none, half of the chunks, full, or a share")
+    copies: Copies = option("packed", COPIES_HELP)
     optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def check(self, ranks: int, microbatches: int) -> None:
@@ -51,9 +61,9 @@ class PipeOffload(Schedule):
         return self.chunks
 
     @property
-    def offload_share(self) -> float:
+    def offloading(self) -> Offloading | None:
         """Half means ceil(V/2) of the V chunks."""
-        return share_of(self.offload, self.chunks)
+        return offloading_of(self.offload, self.copies, self.chunks)
 
     def program(self, setting: Setting) -> Program:
         """All ranks, as arrays."""

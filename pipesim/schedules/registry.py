@@ -113,7 +113,10 @@ def get(name: str) -> type[Schedule]:
         _load_plugin(key)
     if key not in _registered:
         hint = nearest(name, [*names(), *_ALIASES])
-        raise ScheduleError(f"no schedule is called {name!r}" + (f"; did you mean {hint!r}?" if hint else ""))
+        raise ScheduleError(
+            f"no schedule is called {name!r}; allowed: {', '.join(names())}"
+            + (f"; did you mean {hint!r}?" if hint else "")
+        )
     return _registered[key]
 
 

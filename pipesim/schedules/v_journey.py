@@ -67,8 +67,12 @@ def numbers(legs: Ints) -> Ints:
 
 
 def memory(costs: StepCosts, ranks: int) -> NDArray[np.float64]:
-    """What every leg and weight gradient adds to a rank's activations (any unit), shape (6, P)."""
-    held, kept = costs.activations, costs.weight_grad_activations
+    """What every leg and weight gradient adds to a rank's activations (any unit), shape (6, P).
+
+    What W needs beyond what F left behind (recomputed activations) is not counted.
+    """
+    held = costs.activations
+    kept = np.minimum(costs.weight_grad_activations, held)
     table = np.stack([held] * 2 + [kept - held] * 2 + [-kept] * 2)
     return np.take_along_axis(table, stages(ranks), axis=1)
 

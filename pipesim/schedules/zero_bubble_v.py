@@ -24,7 +24,8 @@ class ZeroBubbleV(Schedule):
 
     The automatic order follows the costs of every stage, and keeps the activations of every rank in bytes (a stage
     gives up M_a - M_w after I and M_w after W) within ``memory_limit`` x P x that rank's share of a micro-batch.
-    The hand-made order is meant for F = I = W.
+    Where stages differ so much that no such order is found, all count as their mean, as in the release: what then
+    stays within the limit is the number of activations. The hand-made order is meant for F = I = W.
     """
 
     name: ClassVar[str] = "zb-v"
@@ -72,16 +73,16 @@ class ZeroBubbleV(Schedule):
         from pipesim.schedules.zero_bubble_v_auto import Problem, automatic_order
 
         p, m = setting.ranks, setting.microbatches
-        costs = setting.costs_for(2 * p)
-        memory = v_journey.memory(costs, p)
-        problem = Problem(m, v_journey.durations(costs, p), int(costs.hop), memory, self._limit(memory))
-        order = automatic_order(problem)
-        if order is None:
-            raise ScheduleError(
-                f"{self.name}: memory_limit {self.memory_limit:g} is too small for these stage sizes; "
-                f"{min(p, m) / p:g} does when both stages of a rank are equally large, or use v-adaptive"
-            )
-        return order
+        own = setting.costs_for(2 * p)
+        for costs in (own, own.averaged()):
+            memory = v_journey.memory(costs, p)
+            problem = Problem(m, v_journey.durations(costs, p), int(costs.hop), memory, self._limit(memory))
+            order = automatic_order(problem)
+            if order is not None:
+                return order
+        raise ScheduleError(
+            f"{self.name}: no order found within memory_limit {self.memory_limit:g}; v-adaptive has one"
+        )
 
     def _limit(self, memory: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bytes per rank; a hair more, so that sums of sizes that fill it exactly do not fail by rounding.

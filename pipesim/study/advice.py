@@ -49,7 +49,7 @@ def advise(config: Config | api.Source) -> list[Advice]:
 def levers(config: ClusterConfig) -> Iterator[tuple[str, ...]]:
     """Changes that reduce memory, as ``path=value``."""
     training, parallelism = config.training, config.parallelism
-    order = ("none", "selective", "full")
+    order = ("none", "selective", "pointwise", "full")
     for choice in order[order.index(training.recompute) + 1 :]:
         yield (f"training.recompute={choice}",)
     for stage in range(training.zero + 1, 4 if parallelism.data > 1 else 1):

@@ -122,10 +122,11 @@ def compare(
 ) -> Comparison:
     """Simulate one config or several, or each of them with every one of ``schedules``.
 
-    A schedule is a name, or a mapping of ``name`` and options as in a config; a mapping of labels to schedules
-    names the rows. ``overrides`` are ``path=value`` strings for all of them. ``labels`` default to the schedules'
-    names, or to the files' names where the schedule is the same. ``engine`` as in `pipesim.simulate`. All configs
-    are read before anything is simulated. ``progress`` is called with how many plans are done, and of how many.
+    A schedule is a name, which takes over the options of the config's own schedule, or a mapping of ``name`` and
+    options as in a config; a mapping of labels to schedules names the rows. ``overrides`` are ``path=value`` strings
+    for all of them. ``labels`` default to the schedules' names, or to the files' names where the schedule is the
+    same. ``engine`` as in `pipesim.simulate`. All configs are read before anything is simulated. ``progress`` is
+    called with how many plans are done, and of how many.
 
     A plan that its schedule cannot run becomes a row that says why. Raises ConfigError for any other error in a
     config, and ScheduleError for an unknown schedule.
@@ -134,7 +135,7 @@ def compare(
     wanted = list(schedules.values()) if isinstance(schedules, Mapping) else schedules
     loaded = [one for config in several for one in _loaded(config, wanted, overrides)]
     if labels is None:
-        asked = list(schedules) if isinstance(schedules, Mapping) else [_name(s) for s in wanted or ()]
+        asked = list(schedules) if isinstance(schedules, Mapping) else [name_of(one) for one in wanted or ()]
         labels = _labels(loaded, asked * len(several))
     plans = []
     for label, one in zip(labels, loaded, strict=True):
@@ -151,8 +152,13 @@ def _listed(configs: Config | Source | Iterable[Config | Source]) -> list[Config
     return [configs] if one else list(configs)  # type: ignore[list-item, arg-type]
 
 
-def _name(schedule: Schedule) -> str:
-    return schedule if isinstance(schedule, str) else str(schedule.get("name"))
+def name_of(value: Any) -> Any:
+    """What stands for a value in a table: a section of a config is named by what is in it."""
+    if not isinstance(value, Mapping):
+        return value
+    name = next((str(value[key]) for key in ("name", "base") if key in value), "")
+    rest = ", ".join(f"{key} {part}" for key, part in value.items() if key not in ("name", "base"))
+    return f"{name} ({rest})" if name and rest else name or rest
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,9 @@ def _loaded(
     if schedules is not None:
         source = config if isinstance(config, str | os.PathLike | Mapping) else config.resolved()
         return [_with_schedule(source, schedule, overrides) for schedule in schedules]
-    return [load_config(config, overrides) if isinstance(config, str | os.PathLike | Mapping) else config]
+    if isinstance(config, str | os.PathLike | Mapping):
+        return [load_config(config, overrides)]
+    return [load_config(config.resolved(), overrides) if overrides else config]
 
 
 def _with_schedule(source: Source, schedule: Schedule, overrides: Sequence[str]) -> Config | _Refused:
@@ -182,7 +190,7 @@ def _with_schedule(source: Source, schedule: Schedule, overrides: Sequence[str])
         return load_with_schedule(source, schedule, overrides)
     except ConfigError as error:
         if all(problem.path.partition(".")[0] == "schedule" for problem in error.problems):
-            return _Refused(_name(schedule), error.source, error)
+            return _Refused(name_of(schedule), error.source, error)
         raise
 
 

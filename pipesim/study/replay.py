@@ -17,7 +17,7 @@ import numpy as np
 
 from pipesim import api
 from pipesim.costs.costs import Costs, StageTimes
-from pipesim.interop.torch_csv import Format
+from pipesim.interop.torch_csv import Format, check
 from pipesim.interop.torch_runtime import Job, Run, check_torch, run_on_torch
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind
@@ -25,7 +25,7 @@ from pipesim.ir.program import Program
 from pipesim.ir.timeline import PICOSECONDS, Timeline, to_picoseconds, to_seconds
 from pipesim.lowering.bind import bind
 from pipesim.lowering.connect import connect
-from pipesim.metrics.collect import collect
+from pipesim.metrics.collect import SCHEMA_VERSION, collect
 from pipesim.metrics.observed import timeline_of
 from pipesim.result import Result
 
@@ -118,7 +118,7 @@ def replay(
 
     Raises:
         TorchError: PyTorch is missing or fails, or there are too many ranks.
-        PipesimError: the schedule has several routes.
+        PipesimError: PyTorch's runtime cannot run the schedule.
     """
     return replay_all([config], steps=steps, op_s=op_s, to=to, profile=profile)[0]
 
@@ -151,6 +151,7 @@ class _Prepared:
     @classmethod
     def of(cls, plan: api.Plan, op_s: float | None) -> _Prepared:
         program, costs = plan.program(), pipeline_only(plan.costs)
+        check(program)
         timeline = _run(_graph(program, costs))
         scale = _scale(timeline, op_s)
         scaled = scaled_costs(costs, scale)
@@ -176,7 +177,9 @@ class _Prepared:
         return Replay(self._result(self.timeline), self._result(measured), run, self.scale, to_seconds(overhead))
 
     def _result(self, timeline: Timeline) -> Result:
-        return Result({"config": self.config, **collect(timeline, self.costs, None)}, timeline, self.costs)
+        head = {"schema_version": SCHEMA_VERSION, "config": self.config}
+        tail: dict[str, Any] = {"theory": None, "warnings": []}
+        return Result({**head, **collect(timeline, self.costs, None), **tail}, timeline, self.costs)
 
 
 def pipeline_only(costs: Costs) -> Costs:

@@ -35,9 +35,13 @@ class Structure:
     """
 
     def __init__(self, program: Program, costs: Costs, lowering: Lowering | None = None) -> None:
+        if lowering is not None and lowering.offload:
+            raise ValueError("where offloaded activations go depends on all costs, so that others cannot be bound")
         self.graph = lower(program, costs, lowering)
         self.shape = shape(costs)
         self._binder = Binder(self.graph)
+        some = np.diff(self.graph.starts) > 0
+        self._heads, self._tails = self.graph.starts[:-1][some], self.graph.starts[1:][some] - 1
 
     def run(self, costs: Costs) -> Timeline:
         """The timeline under these costs.
@@ -48,16 +52,24 @@ class Structure:
         """
         from pipesim.engine import compiled
 
-        if shape(costs) != self.shape:
-            raise ValueError("these costs have other recomputations, collectives or optimizer steps than the structure")
-        return compiled.run(self._binder.bind(costs))
+        return compiled.run(self.graph.bound(*self.durations(costs)))
 
     def makespan(self, costs: Costs) -> int:
         """The step time in picoseconds; otherwise as `run`."""
-        return self.run(costs).makespan
+        from pipesim.engine import compiled
+
+        duration, lag = self.durations(costs)
+        end = compiled.ends(self.graph, duration, lag)
+        return int(end[self._tails].max() - (end[self._heads] - duration[self._heads]).min())
 
     def durations(self, costs: Costs) -> tuple[Picoseconds, Picoseconds]:
-        """Durations of all nodes (n,) and lags of all dependencies (m,): a row to vary for `makespans`."""
+        """Durations of all nodes (n,) and lags of all dependencies (m,): a row to vary for `makespans`.
+
+        Raises:
+            ValueError: with these costs the step has other ops.
+        """
+        if shape(costs) != self.shape:
+            raise ValueError("these costs have other recomputations, collectives or optimizer steps than the structure")
         duration = self._binder.durations(costs)
         return duration, self._binder.lags(costs, duration)
 

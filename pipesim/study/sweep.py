@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipesim.errors import PipesimError
-from pipesim.study.compare import Comparison, Plan, Source, reasons
+from pipesim.study.compare import Comparison, Plan, Source, name_of, reasons
 
 if TYPE_CHECKING:
     from pipesim.config import Config
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 Axes = Mapping[str, Iterable[Any] | Mapping[str, Any]]
 
 
-def sweep(config: Config | Source, axes: Axes, *, engine: str | None = None) -> Comparison:
+def sweep(
+    config: Config | Source, axes: Axes, overrides: Sequence[str] = (), *, engine: str | None = None
+) -> Comparison:
     """Simulate a config with every combination of values.
 
     ``axes`` maps paths in the config, such as ``"training.global_batch"`` or ``"schedule"``, to the values to set
     there; whole sections may be values. Each path becomes a column of the frame. A mapping of labels to values
-    puts the labels into the column. The last path changes fastest. ``engine`` as in `pipesim.simulate`.
+    puts the labels into the column. The last path changes fastest. ``overrides`` are ``path=value`` strings for all
+    combinations. ``engine`` as in `pipesim.simulate`.
 
     A combination that cannot run becomes a row that says why.
 
@@ -31,10 +34,10 @@ def sweep(config: Config | Source, axes: Axes, *, engine: str | None = None) -> 
     """
     source = config if isinstance(config, str | os.PathLike | Mapping) else config.resolved()
     plans, errors = [], []
-    for settings, overrides in _combinations(axes):
+    for settings, chosen in _combinations(axes):
         label = ", ".join(map(str, settings.values()))
         try:
-            plans.append(Plan(label, _simulate(source, overrides, engine), None, settings))
+            plans.append(Plan(label, _simulate(source, [*overrides, *chosen], engine), None, settings))
         except PipesimError as error:
             errors.append(error)
             plans.append(Plan(label, None, reasons(error), settings))
@@ -62,16 +65,7 @@ def _labelled(values: Iterable[Any] | Mapping[str, Any]) -> Iterator[tuple[Any, 
     if isinstance(values, Mapping):
         yield from values.items()
     else:
-        yield from ((_label(value), value) for value in values)
-
-
-def _label(value: Any) -> Any:
-    """Numbers and names stand for themselves; a section is named by what is in it."""
-    if not isinstance(value, Mapping):
-        return value
-    name = next((str(value[key]) for key in ("name", "base") if key in value), "")
-    rest = ", ".join(f"{key} {part}" for key, part in value.items() if key not in ("name", "base"))
-    return f"{name} ({rest})" if name and rest else name or rest
+        yield from ((name_of(value), value) for value in values)
 
 
 def _plain(value: Any) -> Any:

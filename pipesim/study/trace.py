@@ -22,7 +22,7 @@ from pipesim.ir.timeline import to_seconds
 from pipesim.ir.verify import verify
 from pipesim.lowering.bind import bind
 from pipesim.lowering.connect import connect
-from pipesim.metrics.collect import collect
+from pipesim.metrics.collect import SCHEMA_VERSION, collect
 from pipesim.metrics.observed import busy_of, timeline_of
 from pipesim.result import Result
 
@@ -128,7 +128,17 @@ class Trace:
         graph = bind(connect(program), costs)
         start, end = _in_order_of(program, ops)
         timeline = timeline_of(graph, start, end)
-        return Result({"config": None, **collect(timeline, costs, None)}, timeline, costs)
+        return Result(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "config": None,
+                **collect(timeline, costs, None),
+                "theory": None,
+                "warnings": list(self.observation.notes),
+            },
+            timeline,
+            costs,
+        )
 
     def gantt(self, ax: Axes | None = None, *, step: int | None = None, **options: Any) -> Axes:
         """Gantt chart of one step; options as in `pipesim.report.gantt.gantt`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipesim.errors import ConfigError, Problem, nearest
 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
-RECOMPUTES = ("none", "selective", "full")
+RECOMPUTES = ("none", "selective", "pointwise", "full")
 TENSOR_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
@@ -20,10 +20,11 @@ class Training:
     ``micro_batch`` and ``global_batch`` count sequences. ``precision`` is that of the matrix products; with
     ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
     attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
-    al. 2022, arXiv 2205.05198, section 5). ``zero`` shards over data-parallel ranks: 1 optimizer state, 2
-    and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in fp32, ``half`` in
-    the precision of the weights. ``flash_attention`` False means separate kernels with the scores in
-    memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
+    al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
+    little time (PipeOffload, arXiv 2503.01328, section 5.4). ``zero`` shards over data-parallel ranks: 1
+    optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
+    fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
+    scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
     runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
     ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM

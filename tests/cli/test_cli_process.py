@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -35,6 +36,9 @@ def test_a_full_disk_is_explained() -> None:
         done = call(["hardware"], stdout=full)
     assert done.returncode == 2
     assert done.stderr == "pipesim: No space left on device\n"
+    done = call(["hardware", "--json", "/dev/full"], stdout=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr == "pipesim: cannot write '/dev/full': No space left on device\n"
 
 
 def test_a_closed_standard_output_is_no_traceback() -> None:
@@ -69,3 +73,11 @@ def test_interrupting_is_quiet(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=30)
     assert (child.returncode, err) == (130, "pipesim: interrupted\n")
+
+
+def test_a_reader_who_leaves_early_loses_no_file(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("pipeline: {ranks: 64, microbatches: 64}\nschedule: gpipe\n")
+    command = f"{sys.executable} -m pipesim.cli run {config} --json {tmp_path / 'a.json'} | head -c 1"
+    subprocess.run(["bash", "-c", command], check=False, capture_output=True, cwd=Path(__file__).parents[2])
+    assert json.loads((tmp_path / "a.json").read_text())["schema_version"] == 1

@@ -50,6 +50,9 @@ def test_numbers_that_do_not_go_together(
     [
         (["costs.forward=[1,1,1]"], "costs.forward", "wrong number of entries"),
         (["costs={forward: 0, input_grad: [0,0,0,0,0,0,0,0], weight_grad: 0}"], "costs", "all ops take no time"),
+        (["costs={forward: 1.0e-13, input_grad: 1.0e-12, weight_grad: 0}"], "costs", "too short for a clock"),
+        (["memory.activation=1.0e+308"], "memory.activation", "out of range"),
+        (["costs.p2p=1.0e+300"], "costs.p2p", "out of range"),
         (["pipeline.microbatches=5"], "schedule", "it must be empty or at least P = 4"),
         (["pipeline={ranks: 100000, microbatches: 1000000000}"], "pipeline", "too large to simulate"),
         (["schedule.chunks=100000000"], "pipeline", "too large to simulate"),

@@ -144,7 +144,6 @@ GPUS = ", ".join(catalog.names("gpus"))
         ("training.optimizer", "adamw", "training.optimizer", "unknown value", "adam"),
         ("simulation.engine", "fast", "simulation.engine", "unknown value", None),
         ("simulation.network", "fiffo", "simulation.network", "unknown value", "fifo"),
-        ("simulation.network", "fair", "simulation.network", "not available yet", None),
         ("simulation.seed", -1, "simulation.seed", "out of range", None),
         ("costs", {"profile": "missing.csv"}, "costs.profile", "cannot be read: No such file or directory", None),
         ("costs", {"profile": "."}, "costs.profile", "cannot be read: Is a directory", None),

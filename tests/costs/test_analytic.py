@@ -9,6 +9,7 @@ import pytest
 
 from pipesim.costs.analytic import CONTEXT_BYTES, NCCL_BYTES, analytic_costs, step_work
 from pipesim.costs.layer import LayerCosts
+from pipesim.costs.links import rank_ports
 from pipesim.errors import ConfigError
 from pipesim.hardware import Layout, build_cluster
 from pipesim.workload.load import model_from_catalog
@@ -223,3 +224,19 @@ def test_steps_of_korthikanti_come_out_near_the_measurement(name, ranks, chunks,
         optimizer = max(times.optimizer[rank::ranks].sum() for rank in range(ranks))
         step = batch / micro_batch * per_rank.max() + (ranks - 1) / chunks * per_rank.mean() + optimizer
         assert step == pytest.approx(measured, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("layout", "crossing"), [(Layout(2, tensor=4, data=2), False), (Layout(2, tensor=8, data=2), True)]
+)
+def test_gradients_meet_pipeline_traffic_on_the_links_that_their_replicas_use(layout, crossing):
+    """NVLink ports while all replicas are in one node, network ports otherwise."""
+    priced = costs(model_from_catalog("gpt2-1.3b"), layout, Training(zero=1, global_batch=64), 2)
+    nodes = build_cluster("a100-sxm-80gb", nodes=max(layout.nodes, 1))
+    assert priced.collective_ports.tolist() == rank_ports(nodes, layout, crossing).tolist()
+    for share in (priced.reduce_share, priced.unshard_share):
+        assert ((share > 0.4) & (share <= 1)).all()
+
+
+def test_without_replicas_no_collective_shares_links():
+    assert costs().collective_ports is None

@@ -212,3 +212,27 @@ def test_every_link_inside_a_node_has_collectives(name):
         cluster = build_cluster("a100-sxm-80gb", intra_node=name)
         assert all(Collectives(cluster).seconds(operation, 1e8, Group(8, 1, 8)) > 0 for operation in OPERATIONS)
         assert name in catalog.names("collectives")
+
+
+@given(
+    st.sampled_from([Group(8, 1, 8), Group(2, 1, 2), Group(16, 2, 8), Group(32, 4, 8), Group(4, 4, 1)]),
+    st.sampled_from(OPERATIONS),
+    st.floats(1.0, 1e11),
+)
+def test_links_are_busy_for_at_most_as_long_as_it_takes(group, operation, size):
+    assert 0 < a100.busy_seconds(operation, size, group) <= a100.seconds(operation, size, group)
+
+
+def test_a_large_collective_keeps_the_slowest_links_busy():
+    # All but the latency on four nodes; on two, which swap the buffer, the cards wait for NVLink.
+    ring, fast_network = Group(32, 4, 8), Group(16, 2, 8)
+    assert a100.busy_seconds("reduce_scatter", 64e9, ring) / a100.seconds("reduce_scatter", 64e9, ring) > 0.998
+    swap_s = 64e9 / (8 * 23.5e9)
+    assert a100.busy_seconds("all_reduce", 64e9, fast_network) == pytest.approx(swap_s, rel=1e-12)
+    assert swap_s < 0.9 * a100.seconds("all_reduce", 64e9, fast_network)
+
+
+@pytest.mark.parametrize("group", [Group(1, 1, 1), Group(8, 1, 8), Group(16, 2, 8)])
+def test_nothing_sent_keeps_nothing_busy(group):
+    assert a100.busy_seconds("all_reduce", 0.0, group) == 0
+    assert a100.busy_seconds("all_reduce", 1e9, Group(1, 1, 1)) == 0

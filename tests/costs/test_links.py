@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipesim.costs.collectives import Collectives
-from pipesim.costs.links import crosses_nodes, describe_hop, hop_table, pipeline_hops
+from pipesim.costs.links import (
+    collective_part,
+    crosses_nodes,
+    describe_hop,
+    hop_table,
+    pipeline_hops,
+    rank_ports,
+)
 from pipesim.hardware import Group, Layout, build_cluster
 
 small = st.integers(1, 4)
@@ -127,3 +134,19 @@ def test_512_ranks_of_64_gpus_are_placed_at_once():
     hops = pipeline_hops(cluster(4096), Layout(512, tensor=8, data=8))
     assert hops.latency_s.shape == (512, 512)
     assert hops.send_port.dtype == np.int32
+
+
+def test_collectives_use_the_ports_that_hops_use():
+    layout = Layout(4, tensor=4)
+    hops = pipeline_hops(cluster(2), layout)
+    inside, outside = (rank_ports(cluster(2), layout, crossing) for crossing in (False, True))
+    assert inside[0].tolist() == [hops.send_port[0, 1], hops.receive_port[1, 0]]
+    assert outside[0].tolist() == [hops.send_port[0, 2], hops.receive_port[2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("cards", "layout", "part"), [(8, Layout(16), 1.0), (4, Layout(16), 0.5), (4, Layout(8, 2), 1.0)]
+)
+def test_a_rank_that_shares_a_card_has_its_part_of_it_for_collectives(cards, layout, part):
+    """A GPU alone sends on a whole card, but in a collective its neighbour sends as well."""
+    assert collective_part(cluster(2, nics_per_node=cards), layout).tolist() == [part] * layout.pipeline

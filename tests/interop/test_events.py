@@ -32,6 +32,7 @@ def test_kinds_and_streams_of_a_real_tracer_are_understood() -> None:
         ("collective", "UNSHARD"): 4,
         ("collective", "REDUCE_GRAD"): 10,
     }
+    assert set(found.frame.loc[found.frame["kind"] == "OPT", "microbatch"]) == {-1}
     assert list(found.notes) == ["events of these kinds were left out: gc, optimizer-clip-main-grad"]
 
 

@@ -23,6 +23,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "breadth-first": {"chunks": 2},
     "interleaved-zb": {"chunks": 2},
     "zb-h1": {},
+    "zb-v": {},
     "dualpipe-v": {},
 }
 
@@ -122,9 +123,13 @@ def test_every_compute_op_comes_after_what_it_needs(program: Program) -> None:
 
 
 @pytest.mark.parametrize("write", [compute_only, compute_comms])
-def test_schedules_with_several_routes_are_refused(write: Any) -> None:
-    with pytest.raises(PipesimError, match="2 routes, so a stage lives on several ranks"):
-        write(program_of("chimera"))
+@pytest.mark.parametrize(
+    ("schedule", "why"),
+    [("chimera", "2 routes, so a stage lives on several ranks"), ("pipedream", "optimizer steps between")],
+)
+def test_schedules_that_cannot_be_expressed_are_refused(write: Any, schedule: str, why: str) -> None:
+    with pytest.raises(PipesimError, match=f"PyTorch's pipeline runtime cannot run this schedule: .*{why}"):
+        write(program_of(schedule))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("torch-csv", "compute_only"), ("torch-csv-comms", "compute_comms")])

@@ -187,3 +187,23 @@ def test_the_second_engine_is_a_lane_of_its_own():
     assert set(kinds["update"]) == {"W", "OPT"}
     assert set(kinds["compute"]) == {"F", "I"}
     assert np.isclose(frame.loc[frame["kind"] == "W", "end_s"] - frame.loc[frame["kind"] == "W", "start_s"], 1).all()
+
+
+def test_memory_without_activations_is_an_empty_table():
+    """Activations of no bytes, with weight gradients on a second engine."""
+    config = {
+        "pipeline": {"ranks": 2, "microbatches": 3},
+        "memory": {"activation": 0},
+        "schedule": {"name": "layerpipe2", "engines": 2},
+    }
+    memory = pipesim.simulate(config).memory
+    assert (memory["bytes"] == 0).all()
+
+
+def test_weight_gradients_of_recomputed_layers_never_leave_less_than_nothing():
+    """W on its own engine may end before the I beside it; what both need is there from I's start."""
+    schedule = {"name": "layerpipe2", "engines": 2}
+    result = simulate("training.recompute=full", "training.global_batch=12", schedule=schedule)
+    held = result.memory.query("category == 'activations'")["bytes"]
+    assert held.min() == pytest.approx(0, abs=1)  # sums of floats, in bytes
+    assert held.max() > 0

@@ -159,15 +159,13 @@ def test_recomputation_precedes_every_backward_but_that_of_pure_attention():
         assert len(np.unique(graph.stage[graph.kind == Kind.RECOMPUTE])) == stages
 
 
-@pytest.mark.parametrize("network", ["ideal", "fifo"])
+@pytest.mark.parametrize("network", ["ideal", "fifo", "fair"])
 @pytest.mark.parametrize("p2p", ["overlapped", "blocking"])
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_everything_else_of_a_config_applies(network, p2p, zero):
     """Networks, blocking transfers, data parallelism and ZeRO need nothing special."""
     overrides = [f"simulation.network={network}", f"simulation.p2p={p2p}", f"training.zero={zero}"]
     parallel = "parallelism={pipeline: 4, tensor: 8, data: 2}"
-    if network == "fifo" and p2p == "blocking":
-        overrides[1] = "simulation.p2p=overlapped"
     result = pipesim.simulate(h20(*overrides, parallel, "model.layers=8", "schedule.folds=1"))
     assert 0 < result.metrics["bubble_fraction"] < 0.5
     assert sum(result.metrics["time_breakdown"].values()) == pytest.approx(result.metrics["step_time_s"], rel=1e-9)

@@ -51,7 +51,7 @@ def test_common_placements_have_names():
         return ()
 
     assert get("named-vee")().placement(3).rank_of.tolist() == vee(3).rank_of.tolist()
-    with pytest.raises(ScheduleError, match="allowed: linear, vee.*did you mean 'vee'"):
+    with pytest.raises(ScheduleError, match=r"allowed: linear, vee.*did you mean 'vee'"):
         schedule("other", placement="veee")
 
 

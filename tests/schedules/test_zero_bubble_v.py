@@ -7,8 +7,11 @@ import re
 import numpy as np
 import pytest
 import v_orders
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from replay import peak_in_flight, replay, spans
 
+import pipesim
 from pipesim.errors import ScheduleError
 from pipesim.ir.verify import verify
 from pipesim.schedules import Setting, StepCosts, create, v_journey
@@ -134,3 +137,30 @@ def test_too_little_memory_names_what_would_do(p, m):
         create("zb-v", memory_limit=0.2).program(Setting(p, m))
     least = float(re.search(r"at least ([\d.]+)", str(error.value))[1])
     verify(create("zb-v", memory_limit=least).program(Setting(p, m)))
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("name", ["gpt3_175b_a100.yaml", "llama3_405b_h100.yaml"])
+def test_models_with_embedding_and_head_run(name, recompute):
+    """First and last stage are longer and larger; never more than P micro-batches' shares in flight."""
+    config = v_orders.DATA.parents[2] / "configs" / name
+    changes = ["schedule=zb-v", f"training.recompute={recompute}", "training.partition=null"]
+    result = pipesim.simulate(pipesim.load(config, changes), engine="compiled")
+    ranks = result.metrics["config"]["parallelism"]["pipeline"]
+    assert max(rank["peak_in_flight"] for rank in result.metrics["ranks"]) == ranks
+    plain = pipesim.simulate(pipesim.load(config, ["schedule=1f1b", *changes[1:]]), engine="compiled")
+    assert result.metrics["bubble_fraction"] < plain.metrics["bubble_fraction"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.integers(1, 6), st.integers(1, 12))
+def test_any_costs_have_an_order(data, p, m):
+    """Every stage with times and sizes of its own; the limit is kept in bytes, or else in numbers."""
+    times = [data.draw(st.lists(st.integers(0, 9), min_size=2 * p, max_size=2 * p)) for _ in range(3)]
+    sizes = [data.draw(st.lists(st.floats(0, 4), min_size=2 * p, max_size=2 * p)) for _ in range(2)]
+    costs = StepCosts(*map(np.array, times), data.draw(st.integers(0, 9)), *map(np.array, sizes))
+    program = create("zb-v").program(Setting(p, m, costs))
+    verify(program)
+    share = costs.activations[:p] + costs.activations[::-1][:p]
+    in_bytes = (held(program, costs) <= p * share * (1 + 1e-6)).all()  # sums of floats
+    assert in_bytes or max(peak_in_flight(program)) <= 2 * p

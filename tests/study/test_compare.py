@@ -38,12 +38,29 @@ def test_schedules_may_have_options_and_labels() -> None:
     assert frame["bubble_fraction"].tolist() == [pytest.approx(3 / 19), pytest.approx(3 / 35)]
 
 
+def test_schedules_with_options_are_named_by_them() -> None:
+    """And stand for themselves: nothing is taken over from the config's own schedule."""
+    base = {**CONFIG, "schedule": {"name": "interleaved-1f1b", "chunks": 4}}
+    comparison = pipesim.compare(base, [{"name": "breadth-first", "backward_order": "descending"}, "breadth-first"])
+    assert comparison.frame.index.tolist() == ["breadth-first (backward_order descending)", "breadth-first"]
+    chunks = [result.metrics["config"]["schedule"]["chunks"] for result in comparison.results]
+    assert chunks == [2, 4]
+
+
+def test_overrides_hold_for_loaded_configs() -> None:
+    """With and without other schedules: 3 (M + P - 1)."""
+    loaded, four = pipesim.load(CONFIG), ["pipeline.microbatches=4"]
+    for schedules in (None, ["gpipe"]):
+        assert pipesim.compare(loaded, schedules, four).frame["step_time_s"].tolist() == [21.0]
+
+
 def test_a_comparison_is_shown_as_a_table() -> None:
     """As text and as HTML, plans that cannot run included."""
     comparison = pipesim.compare({**CONFIG, "pipeline": {"ranks": 3, "microbatches": 8}}, ["1f1b", "chimera"])
     lines = repr(comparison).splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["1f1b", "chimera"]
-    assert lines[3].split()[1:] == ["-"] * 6
+    assert lines[3].split()[1:7] == ["-"] * 6
+    assert "the number of ranks must be even" in lines[3]
     assert "<th>chimera</th>" in comparison._repr_html_()
 
 

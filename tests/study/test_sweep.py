@@ -34,6 +34,13 @@ def test_sections_are_values_and_labels_name_them() -> None:
     assert named[["schedule", "costs"]].values.tolist() == [["looped", "fast"]]
 
 
+def test_overrides_hold_for_all_combinations() -> None:
+    """GPipe with four micro-batches instead of eight: 3 (M + P - 1)."""
+    overrides = ["pipeline.microbatches=4", "schedule=gpipe"]
+    frame = pipesim.sweep(CONFIG, {"pipeline.ranks": [2, 4]}, overrides).frame
+    assert frame["step_time_s"].tolist() == [15.0, 21.0]
+
+
 def test_a_combination_that_cannot_run_says_why() -> None:
     """Chimera needs an even number of ranks; the others are simulated."""
     frame = pipesim.sweep(CONFIG | {"schedule": "chimera"}, {"pipeline.ranks": [3, 4]}).frame
