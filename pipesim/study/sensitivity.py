@@ -27,7 +27,8 @@ Picoseconds = NDArray[np.int64]
 RANKS = 8
 """Ranks that are re-simulated: those with the most time on the critical path."""
 
-WORK = ("forward", "input_grad", "weight_grad", "recompute")
+WORK = ("forward", "input_grad", "weight_grad", "recompute", "overlap")
+"""Times of a stage's ops; the overlap is what a full backward takes less than its halves."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,14 @@ def cheaper(costs: Costs, less: float) -> Iterator[tuple[str, Costs]]:
     times, hops = costs.times, costs.hops
     kinds = {
         "forward": ("forward",),
-        "backward": ("input_grad", "weight_grad"),
+        "backward": ("input_grad", "weight_grad", "overlap"),
         "backward for the input": ("input_grad",),
         "backward for the weights": ("weight_grad",),
         "recomputation": ("recompute",),
         "gradient reductions": ("reduce_grad",),
         "weight gathers": ("unshard",),
         "optimizer": ("optimizer",),
+        "recovery of older weights": ("reconstruct",),
     }
     for what, names in kinds.items():
         if any(getattr(times, name).any() for name in names):
@@ -83,6 +85,9 @@ def cheaper(costs: Costs, less: float) -> Iterator[tuple[str, Costs]]:
     if hops.latency_s.any() or (hops.seconds_per_byte.any() and costs.sizes.message.any()):
         latency, rate = hops.latency_s * (1.0 - less), hops.seconds_per_byte * (1.0 - less)
         yield "transfers between ranks", replace(costs, hops=replace(hops, latency_s=latency, seconds_per_byte=rate))
+    if costs.host is not None and (costs.host.offload_s.any() or costs.host.reload_s.any()):
+        out, back = costs.host.offload_s * (1.0 - less), costs.host.reload_s * (1.0 - less)
+        yield "copies to host memory and back", replace(costs, host=replace(costs.host, offload_s=out, reload_s=back))
     for what, stage in (("first stage", 0), ("last stage", costs.stages - 1)):
         share = np.where(np.arange(costs.stages) == stage, 1.0 - less, 1.0)
         yield what, replace(costs, times=_scaled(times, dict.fromkeys(WORK, share)))

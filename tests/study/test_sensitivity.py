@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from replay import UNIT, costs
 from whole_steps import program_of, steps
 
+import pipesim
 from pipesim.engine import compiled, fifo
 from pipesim.lowering.bind import bind, traffic
 from pipesim.lowering.lower import lower
@@ -111,3 +112,24 @@ def test_a_shared_network_is_simulated_as_one():
     graph = bind(step.raw.graph, replace(step.costs, times=replace(step.costs.times, forward=np.full(4, 27 * UNIT))))
     again = fifo.run(graph, traffic(graph, step.costs))
     assert found["forward"].gain_s == pytest.approx((step.raw.makespan - again.makespan) * UNIT)  # a float division
+
+
+def test_a_full_backward_keeps_the_share_of_its_overlap():
+    """Halves of 50 that overlap by 20 take 80; at 10 % less, 72. Eleven of them are in a row."""
+    base = result("gpipe", 30, 100)
+    times = replace(base.costs.times, overlap=np.full(4, 20 * UNIT))
+    priced = replace(base.costs, times=times)
+    step = Result({}, compiled.run(bind(base.raw.graph, priced)), priced)
+    assert picoseconds(sensitivities(step))["backward"] == (88, 88)
+
+
+def test_host_copies_are_a_part():
+    """A schedule that hides them behind compute gains nothing from faster ones."""
+    config = {
+        "pipeline": {"ranks": 4, "microbatches": 16},
+        "costs": {"forward": 1, "input_grad": 1, "weight_grad": 1, "offload": 3},
+        "schedule": "pipe-offload",
+    }
+    found = {row.what: row for row in sensitivities(pipesim.simulate(config))}
+    hidden = found["copies to host memory and back"]
+    assert (hidden.first_order_s, hidden.gain_s) == (0.0, 0.0)
