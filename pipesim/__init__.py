@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipesim.study.sweep import sweep
     from pipesim.study.trace import read_trace
 
-__version__ = "0.1.0"
+from pipesim.version import __version__
 
 _HOME = {
     "load": "pipesim.api",

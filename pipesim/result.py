@@ -115,9 +115,9 @@ class Result:
 
     def write_html(self, path: str | Path) -> Path:
         """Write one HTML file that works offline: summary, timeline to zoom into, memory, and why ranks idle."""
-        from pipesim import __version__
         from pipesim.files import write_atomically
         from pipesim.report.page_html import page
+        from pipesim.version import __version__
 
         target = Path(path)
         write_atomically(target, page(self, __version__).encode())

@@ -195,3 +195,20 @@ def test_what_a_schedule_finds_at_the_costs_names_config_and_section():
     changes = ["schedule=pipe-offload", "training.recompute=none"]
     with pytest.raises(ConfigError, match=r"(?s)gpt3_175b_a100\.yaml: 1 problem.*\n  schedule: .*cannot be hidden"):
         pipesim.simulate(pipesim.load(MAIN, changes))
+
+
+@pytest.mark.parametrize("data", [1, 2, 8])
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1", {"name": "breadth-first", "chunks": 8}])
+def test_every_zero_stage_needs_less_memory(schedule, data):
+    """Where there are replicas to shard over, and enough stages or layers that not all are gathered at a time."""
+    config = {
+        "model": "llama-2-7b",
+        "cluster": {"gpu": "a100-sxm-80gb", "gpus_per_node": 8, "nodes": 8},
+        "parallelism": {"pipeline": 4, "tensor": 2, "data": data},
+        "schedule": schedule,
+        "training": {"global_batch": 8 * data},
+    }
+    results = [pipesim.simulate(pipesim.load(config, [f"training.zero={stage}"])) for stage in range(4)]
+    needed = [result.metrics["memory"]["peak_bytes"] for result in results]
+    assert needed == (sorted(needed, reverse=True) if data > 1 else [needed[0]] * 4)
+    assert len(set(needed)) == (4 if data > 1 else 1)

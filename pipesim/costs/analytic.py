@@ -168,7 +168,7 @@ def _sizes(
         weights=_array(resident, lambda each: each.weights),
         gradients=_array(resident, lambda each: each.gradients),
         optimizer=_array(resident, lambda each: each.optimizer),
-        unsharded=np.array(_once(stages, state.unsharded_bytes, _contents), dtype=np.float64),
+        unsharded=np.array(_once(stages, state.unsharded_bytes, state.like), dtype=np.float64),
         activations=kept,
         weight_grad_activations=needed,
         recomputed=returned,

@@ -45,8 +45,8 @@ class StateCosts:
         )
 
     def unsharded_bytes(self, held: Stage) -> float:
-        """With ZeRO-3, the gathered weights of the stage."""
-        return sum(self._parameters(held)) * self.training.element_bytes if self.training.zero == 3 else 0.0
+        """With ZeRO-3, the gathered weights of the stage: of those that there are pieces of."""
+        return sum(size for _, size, _ in self._gathers(held)) if self.training.zero == 3 else 0.0
 
     def reduce_seconds(self, held: Stage) -> float:
         """Adding up the gradients over replicas: all-reduce, or reduce-scatter where ZeRO shards."""

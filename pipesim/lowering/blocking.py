@@ -121,5 +121,5 @@ def _receive_places(program: Program, graph: OpGraph, end: Nodes, sender: Nodes,
         mine = np.flatnonzero(rank[needed_by] == r)
         first, last = program.starts[r], program.starts[r + 1]
         places[mine] = first + np.searchsorted(start[first:last], end[sender[mine]], side="left")
-    inside_pair = np.append(False, program.paired)[places]
-    return np.asarray(places + inside_pair, np.int64)
+    places += np.append(False, program.paired)[places]  # never between the two ops of a pair
+    return places

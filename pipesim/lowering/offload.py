@@ -35,7 +35,7 @@ from pipesim.lowering.postpone import latest_starts
 Nodes = NDArray[np.int64]
 Picoseconds = NDArray[np.int64]
 
-PATIENCE = (3.0, 2.0, 1.0)
+PATIENCE = (1.0, 3.0, 2.0)
 """Stays of up to so many round trips are not copied; the best one is taken."""
 
 RELEASED_PATIENCE = 3.0
@@ -44,8 +44,8 @@ RELEASED_PATIENCE = 3.0
 SHIFTS = (0.0, 0.25, 0.5, 0.75)
 """Where the slots of the copies may start; the best one is taken."""
 
-MANY = 2000
-"""Of more copies than this on one switch, only one plan is made."""
+BUDGET = 6000
+"""So many activations are placed for one switch, over all plans that are tried; at least one plan is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ def _plan_switch(
     kept: NDArray[np.float64],
     offloading: Offloading,
 ) -> Part:
-    """The plan that leaves the fullest rank the most room."""
+    """The plan that leaves the fullest rank the most room; of equal ones that with the fewest copies."""
     ranks, lane = np.unique(held.rank, return_inverse=True)
     stays = Stays(
         lane=lane,
@@ -201,9 +201,8 @@ def _rules(stays: Stays, alone: float, alternating: bool) -> list[Rule]:
     """Rules to try, the released scheduler's alone if it is asked for."""
     if alternating:
         return [Rule(alone, RELEASED_PATIENCE, 0.0, True)]
-    if len(stays) > MANY or not stays.out.any():
-        return [Rule(alone, PATIENCE[-1])]
-    return [Rule(alone, patience, shift) for patience in PATIENCE for shift in SHIFTS]
+    rules = [Rule(alone, patience, shift) for shift in SHIFTS for patience in PATIENCE]
+    return rules[: max(1, BUDGET // len(stays))]
 
 
 def _backward(planned: Planned, held: Held) -> Picoseconds:
@@ -217,13 +216,13 @@ def _picoseconds(seconds: NDArray[np.float64], stage: Nodes) -> Picoseconds:
     return np.rint(seconds * 1e12).astype(np.int64)[stage]
 
 
-def _fullness(ledgers: list[Ledger], lane: Nodes, size: NDArray[np.float64], copies: Copies) -> tuple[float, float]:
-    """Peak of the fullest rank, then their sum."""
+def _fullness(ledgers: list[Ledger], lane: Nodes, size: NDArray[np.float64], copies: Copies) -> tuple[float, ...]:
+    """Peak of the fullest rank, then their sum, then what is copied."""
     peaks = []
     for index, ledger in enumerate(ledgers):
         mine = lane[copies.which] == index
         peaks.append(ledger.peak(copies.out_end[mine], copies.back_start[mine], size[copies.which[mine]]))
-    return max(peaks), sum(peaks)
+    return max(peaks), sum(peaks), float(len(copies.which))
 
 
 class Ledger:

@@ -16,7 +16,8 @@ from pipesim.metrics import beside
 
 Bytes = NDArray[np.float64]
 BUFFERS_PER_RANK = 2
-"""Gathered stages that fully sharded data parallelism holds at a time (`pipesim.lowering.data_parallel`)."""
+"""Gathered stages that fully sharded data parallelism holds at a time (`pipesim.lowering.data_parallel`), or
+gathered layers on a rank with a single stage, which works through its layers anew for every micro-batch."""
 
 _ROUNDING = 1e-12
 """Levels this close, relatively, are the same bytes summed in another order (n ops: about n x 1e-16)."""
@@ -50,13 +51,20 @@ class Peak:
 def resident(graph: OpGraph, costs: Costs) -> Resident:
     """Weights, gradients and optimizer state of all stages that a rank holds, on any route."""
     holds, sizes = graph.placement.holds.astype(np.float64), costs.sizes
-    gathered = (holds * sizes.unsharded).max(axis=1, initial=0.0)
     return Resident(
         weights=holds @ sizes.weights,
         gradients=holds @ sizes.gradients,
         optimizer=holds @ sizes.optimizer,
-        buffers=costs.buffers_bytes + BUFFERS_PER_RANK * gathered,
+        buffers=costs.buffers_bytes + _gathered(holds, costs),
     )
+
+
+def _gathered(holds: Bytes, costs: Costs) -> Bytes:
+    """Buffers for gathered weights, shape (P,); a stage has as many layers as gradient buckets."""
+    stage = (holds * costs.sizes.unsharded).max(axis=1, initial=0.0)
+    layer = (holds * (costs.sizes.unsharded / costs.buckets)).max(axis=1, initial=0.0)
+    several = holds.sum(axis=1) > 1
+    return np.where(several, BUFFERS_PER_RANK * stage, np.minimum(stage, BUFFERS_PER_RANK * layer))
 
 
 def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:

@@ -112,9 +112,8 @@ class StructureCache:
     def _key(self, plan: Plan) -> Hashable:
         order = _order_key(plan)
         costs = _fingerprint(plan.setting.costs) if order in self._ordered_by_costs else None
-        copies = None if plan.schedule.offloading is None else _copies_fingerprint(plan)
         training = getattr(plan.config, "training", None)
-        return order, costs, copies, plan.config.simulation.p2p, training.zero if training else 0, shape(plan.costs)
+        return order, costs, plan.config.simulation.p2p, training.zero if training else 0, shape(plan.costs)
 
 
 def _order_key(plan: Plan) -> Hashable:
@@ -124,13 +123,6 @@ def _order_key(plan: Plan) -> Hashable:
 def _fingerprint(costs: StepCosts | None) -> Hashable:
     values = () if costs is None else tuple(getattr(costs, field.name) for field in fields(costs))
     return tuple(value.tobytes() if isinstance(value, np.ndarray) else value for value in values)
-
-
-def _copies_fingerprint(plan: Plan) -> Hashable:
-    """What the places of copies to the host depend on."""
-    host = plan.costs.host
-    times = () if host is None else (host.offload_s.tobytes(), host.reload_s.tobytes(), host.switch.tobytes())
-    return _fingerprint(plan.setting.costs), times
 
 
 def _make(plan: Plan) -> tuple[Structure, bool]:

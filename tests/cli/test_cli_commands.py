@@ -30,10 +30,17 @@ def test_json_on_standard_output_is_alone_there(run: Any, config: Path, simulate
 
 def test_files_are_written(run: Any, config: Path, simulated: list[Any]) -> None:
     here = config.parent
-    names_of = {"--json": "a.json", "--gantt": "b.svg", "--trace": "c.json.gz", "--out": "results"}
+    names_of = {"--json": "a.json", "--gantt": "b.svg", "--trace": "c.json.gz", "--html": "d.html", "--out": "results"}
     code, _, err = run("run", config, *(str(part) for flag, name in names_of.items() for part in (flag, here / name)))
     assert (code, err) == (0, "")
-    assert sorted(entry.name for entry in here.iterdir()) == ["a.json", "b.svg", "c.json.gz", "config.yaml", "results"]
+    assert sorted(entry.name for entry in here.iterdir()) == [
+        "a.json",
+        "b.svg",
+        "c.json.gz",
+        "config.yaml",
+        "d.html",
+        "results",
+    ]
 
 
 def test_a_plan_that_does_not_fit_is_printed_and_exits_with_1(run: Any, config: Path, does_not_fit: None) -> None:
@@ -84,6 +91,7 @@ def test_show_prints_the_program(run: Any, config: Path) -> None:
         ("--json", "nowhere/a.json", "--json: there is no directory"),
         ("--gantt", "nowhere/a.svg", "--gantt: there is no directory"),
         ("--trace", "nowhere/a.json", "--trace: there is no directory"),
+        ("--html", "nowhere/a.html", "--html: there is no directory"),
         ("--out", "nowhere/deeper", "--out: there is no directory"),
         ("--json", ".", "is a directory; allowed: a file"),
         ("--json", "config.yaml/a.json", "is not a directory"),

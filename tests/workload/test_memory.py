@@ -122,3 +122,28 @@ def test_bytes_per_parameter(precision, gradients, total):
 def test_zero_stages_shard_optimizer_then_gradients_then_weights(zero, expected):
     state = state_bytes(1.0, Training(zero=zero), 64)
     assert state.weights + state.gradients + state.optimizer == expected
+
+
+def test_pointwise_recomputation_leaves_20_sbh():
+    """Norms, GeLU and dropout repeated: 34 s b h become 20, 14 of which come back (arXiv 2503.01328, section 5.4)."""
+    model, training = model_from_catalog("gpt3-175b"), replace(EAGER, recompute="pointwise", flash_attention=True)
+    shard, once = Shard(), model.sequence * model.hidden
+    statistics = 4 * model.sequence * model.heads
+    kept = layer_activations(model, False, training, shard)
+    assert kept == 20 * once + statistics
+    assert layer_working_set(model, False, training, shard) - kept == 14 * once
+
+
+def test_pointwise_recomputation_keeps_the_scores_but_not_their_dropout():
+    """Without FlashAttention: of 5 a s^2 b the softmax's 2 stay, and dropout's mask and output are repeated."""
+    model, training = model_from_catalog("gpt-22b"), replace(EAGER, recompute="pointwise")
+    once, scores = model.sequence * model.hidden, model.heads * model.sequence**2
+    assert layer_activations(model, False, training, Shard()) == 20 * once + 2 * scores
+
+
+def test_pointwise_recomputation_of_gated_layers_keeps_both_branches():
+    """SwiGLU keeps two of its three widths, inputs of the product; no dropout, so no masks."""
+    model = model_from_catalog("llama-3-70b")
+    none, pointwise = (Training(recompute=how) for how in ("none", "pointwise"))
+    saved = layer_activations(model, False, none, Shard()) - layer_activations(model, False, pointwise, Shard())
+    assert saved == model.sequence * (2 * 2 * model.hidden + 2 * model.ffn)
