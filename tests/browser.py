@@ -39,7 +39,10 @@ class Browser:
         # the browser reads requests from descriptor 3 and writes answers to 4
         command = ["bash", "-c", f'exec "$@" 3<&{there} 4>&{back}', "bash", PATH, *options]
         silent = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, pass_fds=(there, back), stdout=silent, stderr=silent)
+        # in a session of its own, so that no signal of the browser's reaches the tests
+        self._process = subprocess.Popen(
+            command, pass_fds=(there, back), stdout=silent, stderr=silent, start_new_session=True
+        )
         os.close(there)
         os.close(back)
         self._received, self._last = b"", 0
