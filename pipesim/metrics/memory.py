@@ -64,7 +64,7 @@ def _gathered(holds: Bytes, costs: Costs) -> Bytes:
     stage = (holds * costs.sizes.unsharded).max(axis=1, initial=0.0)
     layer = (holds * (costs.sizes.unsharded / costs.buckets)).max(axis=1, initial=0.0)
     several = holds.sum(axis=1) > 1
-    return np.where(several, BUFFERS_PER_RANK * stage, np.minimum(stage, BUFFERS_PER_RANK * layer))
+    return np.asarray(np.where(several, BUFFERS_PER_RANK * stage, np.minimum(stage, BUFFERS_PER_RANK * layer)))
 
 
 def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:
