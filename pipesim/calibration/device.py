@@ -6,6 +6,7 @@ after everything has been queued. On the CPU a moment is the host's clock.
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ class Cpu:
 
     def seconds(self, marks: Sequence[int]) -> list[float]:
         """Nothing to wait for: work on the CPU is done when the call returns."""
-        return [(end - start) / 1e9 for start, end in zip(marks[:-1], marks[1:], strict=True)]
+        return [(end - start) / 1e9 for start, end in itertools.pairwise(marks)]
 
     def kept_bytes(self, forward: Callable[[], Any]) -> int:
         """Storages that were made and have not been freed."""
@@ -92,7 +93,7 @@ class Cuda:
     def seconds(self, marks: Sequence[Any]) -> list[float]:
         """The device's own times between the events."""
         torch.cuda.synchronize(self.torch_device)
-        return [start.elapsed_time(end) / 1e3 for start, end in zip(marks[:-1], marks[1:], strict=True)]
+        return [start.elapsed_time(end) / 1e3 for start, end in itertools.pairwise(marks)]
 
     def kept_bytes(self, forward: Callable[[], Any]) -> int:
         """What PyTorch's allocator has given out and not got back; it knows when the host frees, without waiting."""

@@ -35,6 +35,10 @@ class Dense(nn.Module):
         self.up, self.down = local.linear(matrices[f"{name}_up"]), local.linear(matrices[f"{name}_down"])
         self.activation = Activation(local.model.gated_mlp)
 
+    def activated(self) -> list[tuple[int, ...]]:
+        """Shapes of what activation functions are applied to."""
+        return [(self.local.tokens, self.up.weight.shape[0])]
+
     def forward(self, x: Tensor) -> Tensor:
         """(rows, hidden) to the same."""
         hidden = self.activation(self.up(self.local.exchange(x, self.local.tokens)))
@@ -63,6 +67,11 @@ class Mixture(nn.Module):
         order = torch.randperm(self.groups * self.each, generator=torch.Generator().manual_seed(0))
         self.sent = (order % self.here).to(local.device)
         self.back = (order.argsort()[:copies]).to(local.device)
+
+    def activated(self) -> list[tuple[int, ...]]:
+        """Shapes of what activation functions are applied to."""
+        routed = (self.groups * self.each, self.up.weight.shape[-2])
+        return [routed, *(self.shared.activated() if self.shared else [])]
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, hidden) to the same."""

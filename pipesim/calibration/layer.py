@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -34,6 +36,21 @@ class Layer(nn.Module):
     def _once(self, x: Tensor) -> Tensor:
         x = self.residual(x, self.attention(self.first(x)))
         return self.residual(x, self.feed_forward(self.second(x)))
+
+    def pointwise(self) -> Callable[[], None]:
+        """What pointwise recomputation repeats: norms, activation functions and dropout, on inputs of their own."""
+        local = self.local
+        x = local.random(local.rows, local.model.hidden)
+        inputs = [local.random(*shape) for shape in self.feed_forward.activated()]
+
+        def run() -> None:
+            for norm in (self.first, self.second):
+                norm(x)
+                functional.dropout(x, local.dropout)
+            for each in inputs:
+                self.feed_forward.activation(each)
+
+        return run
 
     def residual(self, x: Tensor, branch: Tensor) -> Tensor:
         """The residual stream with a block's result."""

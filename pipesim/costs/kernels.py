@@ -31,6 +31,10 @@ class Kernels:
         """One norm."""
         return kernel(2 * self.element * self.whole)
 
+    def norm_backward(self) -> Traffic:
+        """One norm backwards."""
+        return kernel(3 * self.element * self.whole)
+
     def residual(self) -> Traffic:
         """Bias, dropout and addition to the residual stream."""
         return kernel(self.whole * (3 * self.element + (_MASK if self.model.dropout else 0)))
@@ -59,9 +63,8 @@ class Kernels:
 
     def input_grad(self) -> Traffic:
         """The same kernels backwards; gradients of the two branches of each residual are added."""
-        model, element, whole = self.model, self.element, self.whole
-        dropout = kernel(whole * (2 * element + _MASK)) if model.dropout else Traffic()
-        norm_and_add = kernel(3 * element * whole) + kernel(3 * element * whole)
+        dropout = kernel(self.whole * (2 * self.element + _MASK)) if self.model.dropout else Traffic()
+        norm_and_add = self.norm_backward() + kernel(3 * self.element * self.whole)
         total = dropout + norm_and_add + dropout + norm_and_add
         total += self.around_attention() + self.activation_backward()
         if self.mixture:
@@ -92,6 +95,10 @@ class Kernels:
         heads = model.heads / self.shard.tensor
         return self.tokens * (heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim))
 
+    def rotation(self) -> Traffic:
+        """Rotation of queries and keys."""
+        return rotary(2 * self.element * self.qkv_elements())
+
     def around_attention(self) -> Traffic:
         """Bias of QKV, rotation of queries and keys, norms of latents, copies that unfused attention
         needs."""
@@ -100,7 +107,7 @@ class Kernels:
         if model.qkv_bias:
             total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += rotary(2 * element * self.qkv_elements())
+            total += self.rotation()
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
             total += kernel(2 * element * latent) + kernel(2 * element * latent)
