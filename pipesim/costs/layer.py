@@ -28,7 +28,7 @@ from functools import cached_property
 from pipesim.costs.attention import Core, core_seconds
 from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
-from pipesim.costs.gemm import Role, gemm_seconds
+from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import Kernels
 from pipesim.costs.phases import LayerTimes, Phase, total
 from pipesim.errors import ConfigError
@@ -151,7 +151,7 @@ class LayerCosts:
         }[role]
         unfused = role == "weight_grad" and not self.training.fused_gradients
         result_bytes = self.training.element_bytes if unfused else None
-        return float(gemm_seconds(*sizes, self.gpu, self.training.precision, role, groups, result_bytes))
+        return product_seconds(*sizes, self.gpu, self.training.precision, role, groups, result_bytes)
 
     def _kernels(self, traffic: Traffic) -> Phase:
         return Phase(elementwise_seconds(traffic, self.gpu))
