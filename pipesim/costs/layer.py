@@ -16,8 +16,8 @@ parallelism. Which collective belongs to which phase:
 
 Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
 rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
-included; selective recomputation repeats the attention core, pointwise recomputation norms, activation functions and
-dropout.
+included, recomputation without attention all of that but the attention core (and its ring); selective recomputation
+repeats the core alone, pointwise recomputation norms, activation functions and dropout.
 """
 
 from __future__ import annotations
@@ -254,6 +254,8 @@ class LayerCosts:
     def _recompute(self, forward: Phase, mixture: bool) -> Phase:
         if self.training.recompute == "full":
             return forward
+        if self.training.recompute == "without-attention":
+            return forward + self._core_forward * -1
         if self.training.recompute == "selective" and not self.training.flash_attention:
             return Phase(self._core_seconds(False))
         if self.training.recompute == "pointwise":
@@ -271,6 +273,6 @@ class LayerCosts:
         halves = (times.input_grad, times.weight_grad)
         input_grad, weight_grad = (half.at_least(half.seconds * stretch) for half in halves)
         overlap = times.overlap.at_least(times.overlap.seconds * stretch)
-        full = self.training.recompute == "full"
-        recompute = times.recompute.at_least(forward_s) if full else times.recompute
+        whole = self.training.recompute in ("full", "without-attention")
+        recompute = times.recompute.at_least(forward_s) if whole else times.recompute
         return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute, overlap)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipesim.errors import ConfigError, Problem, nearest
 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
-RECOMPUTES = ("none", "selective", "pointwise", "full")
+RECOMPUTES = ("none", "selective", "pointwise", "without-attention", "full")
 TENSOR_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
@@ -21,8 +21,9 @@ class Training:
     ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
     attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
     al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
-    little time (PipeOffload, arXiv 2503.01328, section 5.4). ``zero`` shards over data-parallel ranks: 1
-    optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
+    little time (PipeOffload, arXiv 2503.01328, section 5.4), ``without-attention`` everything but that core, whose
+    cost grows with the square of the sequence (HelixPipe, arXiv 2507.00394). ``zero`` shards over data-parallel
+    ranks: 1 optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
     fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
     scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
