@@ -95,6 +95,8 @@ class Training(Section):
     fused_gradients: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     attention_version: Literal[2, 3] = 3
+    dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
+    expert_overlap: bool = False
     partition: Counts | None = None
 
 

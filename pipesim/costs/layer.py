@@ -12,7 +12,7 @@ parallelism. Which collective belongs to which phase:
   4.2.2).
 - Context parallelism: keys and values go round a ring during attention, and their gradients too in the
   backward; only what is longer than the attention it overlaps with is charged.
-- Experts: an all-to-all before and one after the experts, in either direction.
+- Experts: tokens are dispatched before and combined after the experts, in either direction (`dispatch.py`).
 
 Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
 rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
@@ -27,6 +27,7 @@ from functools import cached_property
 
 from pipesim.costs.attention import Core, core_seconds
 from pipesim.costs.collectives import Collectives, Operation
+from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import Kernels
@@ -48,6 +49,8 @@ _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
 # Communication beside a product takes processors from it: 15 % inside a node (calculon-ai/calculon systems;
 # DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132), so that much of what is hidden is paid all the same.
 OVERLAP_PRICE = 0.15
+
+_DISPATCHES = {"all-to-all": all_to_all_seconds, "deduplicated": deduplicated_seconds}
 
 
 class LayerCosts:
@@ -83,6 +86,9 @@ class LayerCosts:
         if self.training.tensor_overlap == "full" and self.shard.sequence_parallel:
             forward += self._beside(split, "forward") * -1
             input_grad += self._beside(split, "input_grad") * -1
+        if self.training.expert_overlap and mixture and self.shard.expert > 1:
+            forward += self._beside_products(matrices, "input_grad", "weight_grad") * -1
+            input_grad += self._beside_products(matrices, "forward") * -1
         overlap = self._beside_weight_grad(split)
         return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
 
@@ -241,10 +247,15 @@ class LayerCosts:
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
         assert self.model.moe is not None
-        copies = self.tokens / self.shard.tensor * self.model.moe.top_k
-        size = self.training.element_bytes * copies * self.model.hidden
-        once = self._collective("all_to_all", size, "expert")
-        return once + once
+        held = self.training.element_bytes * self.tokens / self.shard.tensor * self.model.hidden
+        once = _DISPATCHES[self.training.dispatch](self.collectives, self.model.moe, self.layout.group("expert"), held)
+        return Phase(2 * once, 2 * once)
+
+    def _beside_products(self, matrices: Sequence[Matrix], *roles: Role) -> Phase:
+        """What dispatching and combining save beside the products of another micro-batch, in these roles."""
+        products = sum(self._matrices(matrices, role).seconds for role in roles)
+        hidden = min(self._dispatch().seconds, products)
+        return Phase((1.0 - OVERLAP_PRICE) * hidden, hidden)
 
     def _collective(self, operation: Operation, size_bytes: float, kind: GroupKind) -> Phase:
         group = self.layout.group(kind)
