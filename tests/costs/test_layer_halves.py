@@ -60,7 +60,7 @@ def test_products_of_the_weight_gradient_take_some_five_percent_longer(name, gpu
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("gpu", sorted(CLUSTERS))
 def test_attention_adds_two_to_three_times_its_forward_to_the_input_gradient(name, gpu):
-    """2.5 times the operations, at a somewhat lower rate (2.65 to 3 times the time) or, latent on B200, higher (2.4)."""
+    """2.5 times the operations, at a lower rate (2.65 to 3 times the time) or, latent on B200, a higher one (2.4)."""
     forward, input_grad = (core_seconds(name, gpu, 65536, half) for half in ("forward", "input_grad"))
     assert 2.3 < input_grad / forward < 3.1
 
