@@ -168,10 +168,10 @@ def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline,
         notes.append("not extrapolated: micro-batches are not all alike, so that all were simulated")
     elif plan.config.simulation.extrapolate:
         found = _extrapolate(plan, engine)
-        if found is not None:
+        if not isinstance(found, str):
             metrics = report(found.summary, plan.costs, plan.work)
             return {**metrics, "asynchronous": None, "offload": None}, plan.costs, found.timeline, [found.note()]
-        notes.append("not extrapolated: no steady state was found, so that all micro-batches were simulated")
+        notes.append(f"not extrapolated: {found}, so that all micro-batches were simulated")
     timeline, more = run_engine(plan.graph(), plan, engine)
     return *_metrics(timeline, plan), timeline, [*notes, *more]
 
@@ -200,12 +200,17 @@ def _with_offload(metrics: dict[str, Any], timeline: Timeline, plan: Plan) -> di
     return {**metrics, "memory": memory, "offload": section}
 
 
-def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
+def _extrapolate(plan: Plan, engine: str) -> Extrapolation | str:
+    """The summary of the whole step from shorter ones, or why there is none."""
     from pipesim.extrapolation import extrapolate
 
-    if plan.config.simulation.network != "ideal" or plan.schedule.offloading is not None:
-        return None
-    return extrapolate(
+    if plan.config.simulation.network != "ideal":
+        return "transfers share links"
+    if plan.schedule.offloading is not None:
+        return "copies to the host share links"
+    if plan.schedule.searched:
+        return f"{plan.schedule.name} may find another order for more micro-batches"
+    found = extrapolate(
         plan.schedule,
         plan.setting.ranks,
         plan.setting.microbatches,
@@ -213,6 +218,7 @@ def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
         lambda graph: run_engine(graph, plan, engine)[0],
         lambda timeline: summarize(timeline, plan.costs),
     )
+    return found if found is not None else "no steady state was found"
 
 
 def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:

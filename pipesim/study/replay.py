@@ -20,12 +20,12 @@ from pipesim import api
 from pipesim.costs.costs import Costs, StageTimes
 from pipesim.interop.torch_csv import Format, check
 from pipesim.interop.torch_runtime import Job, Run, check_torch, run_on_torch
+from pipesim.ir.connect import connect
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 from pipesim.ir.timeline import PICOSECONDS, Timeline, to_picoseconds, to_seconds
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.metrics.collect import SCHEMA_VERSION, collect
 from pipesim.metrics.observed import timeline_of
 from pipesim.result import Result

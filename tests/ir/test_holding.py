@@ -11,7 +11,7 @@ from replay import costs
 from pipesim.engine import event
 from pipesim.ir.holding import fullest
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
+from pipesim.ir.connect import connect
 from pipesim.lowering.memory import activation_effects
 from pipesim.metrics.memory import peaks, resident
 from pipesim.schedules import Setting, create
