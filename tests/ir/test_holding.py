@@ -9,9 +9,9 @@ import pytest
 from replay import costs
 
 from pipesim.engine import event
+from pipesim.ir.connect import connect
 from pipesim.ir.holding import fullest
 from pipesim.lowering.bind import bind
-from pipesim.ir.connect import connect
 from pipesim.lowering.memory import activation_effects
 from pipesim.metrics.memory import peaks, resident
 from pipesim.schedules import Setting, create
