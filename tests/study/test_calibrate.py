@@ -87,10 +87,10 @@ def test_one_gpu_of_several_is_measured_and_their_communication_modelled(tmp_pat
 @needs_torch
 def test_what_is_measured_grows_with_the_work() -> None:
     """A layer with over 100 times the operations takes more than twice as long. Twice: starting operators takes the
-    small one most of its time. The fastest of ten repeats, since others may run meanwhile.
+    small one most of its time. The fastest of five repeats, since others may run meanwhile.
     """
     small, large = (
-        pipesim.calibrate(config(model=size), device="cpu", repeats=10)
+        pipesim.calibrate(config(model=size), device="cpu", repeats=5)
         for size in ({"hidden": 64}, {"hidden": 512, "ffn": 2048, "sequence": 128})
     )
     for phase in ("forward", "input_grad", "weight_grad"):
@@ -181,11 +181,7 @@ def test_a_wide_spread_is_told() -> None:
         ({"pipeline": {"ranks": 2, "microbatches": 2}, "schedule": "1f1b"}, "model: is missing"),
         (
             config(cluster={"gpu": "h100-sxm-80gb"}, training={"precision": "fp8"}),
-            "training.precision: is not measured: PyTorch has no fp8 layers; found fp8; allowed: bf16, fp16, fp32",
-        ),
-        (
-            config(model={"heads": 30, "kv_heads": 15, "hidden": 60}, parallelism={"tensor": 2}),
-            "parallelism.tensor: leaves heads without keys; found 15 heads and 7 key-value heads",
+            "training.precision: is not measured: PyTorch has no such layers; found fp8; allowed: bf16, fp16, fp32",
         ),
     ],
 )
