@@ -54,7 +54,7 @@ class Kernels:
         total += self.activation()
         if self.mixture:
             total += self._routing()
-        return total + self._casts(2)
+        return total
 
     def repeated(self) -> Traffic:
         """What pointwise recomputation repeats: norms and the activation function; dropout draws its masks anew."""
@@ -69,7 +69,7 @@ class Kernels:
         total += self.around_attention() + self.activation_backward()
         if self.mixture:
             total += self._routing()
-        return total + self._casts(2)
+        return total
 
     def weight_grad(self) -> Traffic:
         """Bias gradients: sums over tokens of the output gradients of each matrix with a bias; and adding up
@@ -133,20 +133,3 @@ class Kernels:
         copies = 2 * self.element * here * moe.top_k * self.model.hidden
         scores = kernel(4 * 4 * here * moe.experts)
         return scores + gather(copies) + gather(copies)
-
-    def _casts(self, norms: int) -> Traffic:
-        """With fp8, casting (and transposing) the inputs of the matrices: 2 bytes read, 1 + 1 written."""
-        if self.training.precision != "fp8":
-            return Traffic()
-        total = Traffic()
-        for _ in range(norms):
-            total += kernel(4 * self.whole)
-        heads = self.model.heads * self.model.value_dim
-        width = (
-            self.model.ffn if not self.mixture or self.model.moe is None else self.model.moe.ffn * self.model.moe.top_k
-        )
-        return (
-            total
-            + kernel(4 * self.tokens * heads / self.shard.tensor)
-            + kernel(4 * self.tokens * width / self.shard.tensor)
-        )
