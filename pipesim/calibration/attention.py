@@ -54,6 +54,19 @@ class Core(nn.Module):
         return weights @ values
 
 
+class KeptContext(nn.Module):
+    """In place of a core whose context was kept, while all that is around it is computed again."""
+
+    def __init__(self, core: Core, heads: int) -> None:
+        super().__init__()
+        local = core.local
+        self.context = local.random(local.training.micro_batch, heads, core.queries, local.model.value_dim)
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The context, whatever it is of."""
+        return self.context
+
+
 class Rotary(nn.Module):
     """Rotation of (batch, heads, sequence, dimension) by position (Su et al. 2021, arXiv 2104.09864)."""
 

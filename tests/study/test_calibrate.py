@@ -145,10 +145,12 @@ def test_a_device_becomes_a_gpu_for_a_config(tmp_path: Path) -> None:
             ["recompute_compute_us", "activation_bytes", "recomputed_bytes"],
         ),
         ({"recompute": "pointwise"}, ["recompute_compute_us"]),
+        ({"recompute": "without-attention"}, ["recompute_compute_us"]),
     ],
 )
 def test_a_profile_says_what_was_measured_and_no_more(training: dict[str, Any], columns: list[str]) -> None:
-    """With FlashAttention there is nothing to select; what pointwise recomputation keeps is left to the model."""
+    """With FlashAttention there is nothing to select; what is kept when norms, or all but the
+    core, are repeated is left to the model."""
     text = pipesim.calibrate(config(training=training), device="cpu", repeats=2).profile_csv()
     header = next(line for line in text.splitlines() if not line.startswith("#"))
     phases = [f"{name}_compute_us" for name in ("forward", "input_grad", "weight_grad")]
