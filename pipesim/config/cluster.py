@@ -84,7 +84,7 @@ class Training(Section):
     micro_batch: Count = 1
     global_batch: Count
     precision: Literal["bf16", "fp16", "fp8", "fp32"] = "bf16"
-    recompute: Literal["none", "selective", "pointwise", "full"] = "none"
+    recompute: Literal["none", "selective", "pointwise", "per-op", "full-early-stop", "full"] = "none"
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     optimizer: Literal["adam", "adam-bf16", "momentum", "sgd"] = "adam"
     sequence_parallel: bool | None = None
@@ -95,6 +95,8 @@ class Training(Section):
     fused_gradients: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     attention_version: Literal[2, 3] = 3
+    fused_kernels: bool = True
+    context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
     partition: Counts | None = None
 
 

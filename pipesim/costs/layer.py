@@ -10,14 +10,14 @@ parallelism. Which collective belongs to which phase:
 - With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction;
   the all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
   4.2.2).
-- Context parallelism: keys and values go round a ring during attention, and their gradients too in the
-  backward; only what is longer than the attention it overlaps with is charged.
+- Context parallelism: around and beside the attention core (`context.py`).
 - Experts: an all-to-all before and one after the experts, in either direction.
 
 Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
 rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
-included; selective recomputation repeats the attention core, pointwise recomputation norms, activation functions and
-dropout.
+included; with early stop all but what nothing in the backward reads, the last product and the reduction after it;
+selective recomputation repeats the attention core, pointwise recomputation norms, activation functions and dropout,
+per-op recomputation all of these but attention and every second product (`pipesim.workload.recompute`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from pipesim.costs.attention import Core, core_seconds
+from pipesim.costs.attention import Core
 from pipesim.costs.collectives import Collectives, Operation
+from pipesim.costs.context import OVERLAP_PRICE, ContextAttention
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, gemm_seconds
-from pipesim.costs.kernels import Kernels
+from pipesim.costs.kernels import layer_kernels
 from pipesim.costs.phases import LayerTimes, Phase, total
 from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
@@ -37,17 +38,14 @@ from pipesim.hardware.layout import GroupKind
 from pipesim.workload.matrices import Matrix, attention_matrices, feed_forward_matrices, head_matrices
 from pipesim.workload.memory import layer_input, tokens
 from pipesim.workload.model import Model
+from pipesim.workload.recompute import repeated_matrices
 from pipesim.workload.shard import Shard
-from pipesim.workload.training import Training
+from pipesim.workload.training import WHOLE_LAYER, Training
 
 # Vocabulary-parallel cross entropy in fp32, bytes per logit
 # (megatron/core/tensor_parallel/cross_entropy.py): cast 2 + 4, maximum 4, subtract 8, exponentiate 8, sum
 # 4, divide 8; backward: scale 8, cast 4 + 2.
 _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
-
-# Communication beside a product takes processors from it: 15 % inside a node (calculon-ai/calculon systems;
-# DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132), so that much of what is hidden is paid all the same.
-OVERLAP_PRICE = 0.15
 
 
 class LayerCosts:
@@ -71,7 +69,7 @@ class LayerCosts:
 
     def layer(self, mixture: bool = False) -> LayerTimes:
         """One transformer layer, for one micro-batch."""
-        kernels = Kernels(self.model, self.training, self.shard, mixture)
+        kernels = layer_kernels(self.model, self.training, self.shard, mixture)
         blocks = (attention_matrices(self.model), feed_forward_matrices(self.model, mixture))
         matrices = blocks[0] + blocks[1]
         split = blocks[:1] if mixture and self.shard.expert > 1 else blocks
@@ -158,15 +156,14 @@ class LayerCosts:
 
     @cached_property
     def _core_forward(self) -> Phase:
-        core = self._core_seconds(False)
-        return Phase(core) + self._ring(1, core)
+        return self._attention.phase(False)
 
     @cached_property
     def _core_backward(self) -> Phase:
-        core = self._core_seconds(True)
-        return Phase(core) + self._ring(2, core)
+        return self._attention.phase(True)
 
-    def _core_seconds(self, backward: bool) -> float:
+    @cached_property
+    def _attention(self) -> ContextAttention:
         model, training = self.model, self.training
         core = Core(
             batch=training.micro_batch,
@@ -175,23 +172,18 @@ class LayerCosts:
             query_key=model.query_key_dim,
             value=model.value_dim,
             causal=model.causal,
-            share=1.0 / self.shard.context,
             dropout=model.dropout,
             version=training.attention_version,
         )
-        return core_seconds(core, self.gpu, training.precision, training.flash_attention, backward)
-
-    def _ring(self, passes: int, core_s: float) -> Phase:
-        """Keys and values of the whole sequence pass every GPU; all steps but the first can be hidden."""
-        ways = self.shard.context
-        if ways == 1:
-            return Phase()
-        groups = self.model.heads if self.model.mla else self.model.kv_heads
-        features = max(groups / self.shard.tensor, 1.0) * (self.model.query_key_dim + self.model.value_dim)
-        whole = passes * self.training.element_bytes * self.tokens * ways * features
-        sent = self._collective("all_gather", whole, "context").seconds
-        exposed = max(0.0, sent - core_s * (ways - 1) / ways)
-        return Phase(exposed, exposed)
+        groups = max((model.heads if model.mla else model.kv_heads) / self.shard.tensor, 1.0)
+        return ContextAttention(
+            core,
+            groups,
+            self.shard.context,
+            training,
+            self.gpu,
+            lambda operation, size: self._collective(operation, size, "context").seconds,
+        )
 
     def _exchange(self, mixture: bool) -> Phase:
         """Tensor and expert parallel communication of one layer in one direction."""
@@ -252,13 +244,26 @@ class LayerCosts:
         return Phase(seconds, seconds)
 
     def _recompute(self, forward: Phase, mixture: bool) -> Phase:
-        if self.training.recompute == "full":
+        how = self.training.recompute
+        if how == "full":
             return forward
-        if self.training.recompute == "selective" and not self.training.flash_attention:
-            return Phase(self._core_seconds(False))
-        if self.training.recompute == "pointwise":
-            return self._kernels(Kernels(self.model, self.training, self.shard, mixture).repeated())
+        if how == "full-early-stop":
+            last = feed_forward_matrices(self.model, mixture)[-1:]
+            return forward + (self._matrices(last, "forward") + self._reduced()) * -1
+        if how == "selective" and not self.training.flash_attention:
+            return self._core_forward
+        kernels = layer_kernels(self.model, self.training, self.shard, mixture)
+        if how == "pointwise":
+            return self._kernels(kernels.repeated())
+        if how == "per-op":
+            repeated = self._matrices(repeated_matrices(self.model, mixture), "forward")
+            gathered = self._tensor("all_gather", 2) if self.shard.sequence_parallel else self._reduced()
+            return repeated + self._kernels(kernels.forward()) + gathered
         return Phase()
+
+    def _reduced(self) -> Phase:
+        """Adding up the output of one block over the tensor-parallel group."""
+        return self._tensor("reduce_scatter" if self.shard.sequence_parallel else "all_reduce", 1)
 
     def _floored(self, times: LayerTimes) -> LayerTimes:
         """No phase runs faster than the host launches it; the backward's floor is shared by its two
@@ -271,6 +276,6 @@ class LayerCosts:
         halves = (times.input_grad, times.weight_grad)
         input_grad, weight_grad = (half.at_least(half.seconds * stretch) for half in halves)
         overlap = times.overlap.at_least(times.overlap.seconds * stretch)
-        full = self.training.recompute == "full"
-        recompute = times.recompute.at_least(forward_s) if full else times.recompute
+        whole = self.training.recompute in WHOLE_LAYER
+        recompute = times.recompute.at_least(forward_s) if whole else times.recompute
         return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute, overlap)
