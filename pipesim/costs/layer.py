@@ -8,8 +8,8 @@ parallelism. Which collective belongs to which phase:
   and after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section
   3.2).
 - With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction;
-  the all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
-  4.2.2).
+  and an all-gather of each block's input for the weight gradient, beside the input gradient's products unless
+  nothing overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2).
 - Context parallelism: around and beside the attention core (`context.py`).
 - Experts: an all-to-all before and one after the experts, in either direction.
 
@@ -78,6 +78,7 @@ class LayerCosts:
         input_grad = self._matrices(matrices, "input_grad") + self._core_backward
         input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture)
         weight_grad = self._matrices(matrices, "weight_grad") + self._kernels(kernels.weight_grad())
+        weight_grad += self._gathered_again(split)
         if self.training.tensor_overlap == "full" and self.shard.sequence_parallel:
             forward += self._beside(split, "forward") * -1
             input_grad += self._beside(split, "input_grad") * -1
@@ -205,6 +206,15 @@ class LayerCosts:
         size = self.training.element_bytes * self.tokens * self.model.hidden
         once = self._collective(operation, size, "tensor")
         return Phase(times * once.seconds, times * once.collective_s)
+
+    def _gathered_again(self, blocks: Sequence[Sequence[Matrix]]) -> Phase:
+        """Gathering the inputs of blocks for their weight gradients: what the input gradient does not hide."""
+        if not self.shard.sequence_parallel:
+            return Phase()
+        gathered = self._tensor("all_gather", len(blocks))
+        if self.training.tensor_overlap == "none":
+            return gathered
+        return gathered + total(self._hidden("all_gather", block, "column", "input_grad", 1.0) for block in blocks) * -1
 
     def _beside_weight_grad(self, blocks: Iterable[Sequence[Matrix]]) -> Phase:
         """Reducing the input's gradient beside the products that make the gradient of the same weights."""
