@@ -97,6 +97,7 @@ class Training(Section):
     attention_version: Literal[2, 3] = 3
     fused_kernels: bool = True
     context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
+    expert_dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
     partition: Counts | None = None
 
 

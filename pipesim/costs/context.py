@@ -38,7 +38,8 @@ _FP32 = 4
 class ContextAttention:
     """The attention core of one layer: ``core`` of the whole sequence and this GPU's heads, over ``ways`` GPUs.
 
-    ``groups`` heads of keys and values on this GPU; ``collective`` prices one in the context-parallel group.
+    ``groups`` heads of keys and values on this GPU; ``collective`` prices one in the context-parallel group, ``hop``
+    a message of so many bytes from every GPU to the next one of the group.
     """
 
     core: Core
@@ -47,6 +48,7 @@ class ContextAttention:
     training: Training
     gpu: GPU
     collective: Callable[[Operation, float], float]
+    hop: Callable[[float], float]
 
     def phase(self, backward: bool) -> Phase:
         """Forward or backward, with the communication that nothing hides."""
@@ -82,12 +84,13 @@ class ContextAttention:
         outputs = self._queries * self.core.value
         element = self.training.element_bytes
         sent = sum(self.collective("all_to_all", element * size) for size in (inputs, outputs))
-        return Phase(self.block_seconds(core, backward) + sent, sent)
+        packed = kernel(2 * element * (inputs + outputs))  # and again behind, chunks put in order
+        return Phase(self.block_seconds(core, backward) + sent + elementwise_seconds(packed + packed, self.gpu), sent)
 
     def _passed_round(self, backward: bool, steps: list[float]) -> tuple[float, float]:
         """Seconds of sending, and how many stick out: a hop beside each step but the last."""
         size = (2 if backward else 1) * self.training.element_bytes * self._keys_and_values(self.groups)
-        hop = self._hop(size)
+        hop = self.hop(size)
         slack = [steps[0], *[steps[1]] * (self.ways - 2)]
         return (self.ways - 1) * hop, sum(max(0.0, hop - each) for each in slack)
 
@@ -98,12 +101,8 @@ class ContextAttention:
         exposed = max(0.0, gather - steps[0])
         if not backward:
             return gather, exposed
-        hop = self._hop(_FP32 * size)
+        hop = self.hop(_FP32 * size)
         return gather + self.ways * hop, exposed + (self.ways - 1) * max(0.0, hop - steps[1]) + hop
-
-    def _hop(self, size_bytes: float) -> float:
-        """Every GPU's part to the next GPU: one step of an all-gather."""
-        return self.collective("all_gather", self.ways * size_bytes) / (self.ways - 1)
 
     def _merging(self, backward: bool) -> Traffic:
         """Adding up partial results of all steps."""

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from pipesim.costs.attention import Core
-from pipesim.costs.collectives import Collectives, Operation
+from pipesim.costs.collectives import Collectives, Operation, ring_hop_seconds
 from pipesim.costs.context import OVERLAP_PRICE, ContextAttention
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, gemm_seconds
@@ -56,6 +56,7 @@ class LayerCosts:
 
     def __init__(self, model: Model, cluster: Cluster, layout: Layout, training: Training) -> None:
         self.model, self.layout, self.training = model, layout, training
+        self.cluster = cluster
         self.gpu: GPU = cluster.gpu
         self.collectives = Collectives(cluster)
         self.shard = Shard(
@@ -184,6 +185,7 @@ class LayerCosts:
             training,
             self.gpu,
             lambda operation, size: self._collective(operation, size, "context").seconds,
+            lambda size: ring_hop_seconds(self.cluster, self.layout.group("context"), size),
         )
 
     def _exchange(self, mixture: bool) -> Phase:
@@ -243,9 +245,13 @@ class LayerCosts:
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
         assert self.model.moe is not None
-        copies = self.tokens / self.shard.tensor * self.model.moe.top_k
-        size = self.training.element_bytes * copies * self.model.hidden
-        once = self._collective("all_to_all", size, "expert")
+        moe, group = self.model.moe, self.layout.group("expert")
+        size = self.training.element_bytes * self.tokens / self.shard.tensor * moe.top_k * self.model.hidden
+        if self.training.expert_dispatch == "all-to-all":
+            once = self._collective("all_to_all", size, "expert")
+        else:
+            seconds = self.collectives.dispatch_seconds(size, group, moe.nodes_visited(group.nodes) / moe.top_k)
+            once = Phase(seconds, seconds)
         return once + once
 
     def _collective(self, operation: Operation, size_bytes: float, kind: GroupKind) -> Phase:

@@ -120,10 +120,8 @@ class StateCosts:
         dense = self.layout.replica_group(held.ranks)
         if self.shard.expert == 1:
             return dense, dense
-        # Each expert lies whole on a GPU, so the GPUs of a tensor-parallel group hold the same ones.
-        expert = self.layout.group("expert_data")
-        ways = self.shard.tensor * len(held.ranks)
-        return dense, Group(expert.size * ways, expert.nodes, expert.per_node * ways)
+        expert, ranks = self.layout.group("expert_data"), len(held.ranks)
+        return dense, Group(expert.size * ranks, expert.nodes, expert.per_node * ranks)
 
     def _reductions(self, held: Stage) -> list[Call]:
         operation: Operation = "reduce_scatter" if self.training.zero else "all_reduce"

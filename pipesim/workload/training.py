@@ -10,6 +10,7 @@ PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
 RECOMPUTES = ("none", "selective", "pointwise", "per-op", "full-early-stop", "full")
 WHOLE_LAYER = ("full", "full-early-stop")
 """Ways of recomputation that keep nothing but a layer's input."""
+EXPERT_DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
 TENSOR_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
@@ -40,7 +41,9 @@ class Training:
     Engine's userbuffers, NeMo), ``none`` before 2022. ``attention_version``: FlashAttention 3 (or cuDNN's
     equal) where the GPU has it, or 2 (PyTorch's own until 2025). ``fused_kernels`` False: norms, rotations and
     activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
-    ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`).
+    ``expert_dispatch``: every copy of a token travels to its expert on its own, or one copy to each node, which hands
+    it on inside (DeepEP, HybridEP). ``context_method``: how context parallelism exchanges keys and values
+    (`pipesim.costs.context`).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -61,6 +64,7 @@ class Training:
     attention_version: int = 3
     fused_kernels: bool = True
     context_method: str = "ring"
+    expert_dispatch: str = "all-to-all"
 
     def __post_init__(self) -> None:
         problems = [
@@ -70,6 +74,7 @@ class Training:
             *_choice("gradients", self.gradients, ("fp32", "half")),
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
             *_choice("context_method", self.context_method, CONTEXT_METHODS),
+            *_choice("expert_dispatch", self.expert_dispatch, EXPERT_DISPATCHES),
         ]
         if self.zero not in (0, 1, 2, 3):
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))
