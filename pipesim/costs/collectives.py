@@ -103,18 +103,6 @@ class Collectives:
         times = np.where(sizes > 0, times, 0.0)
         return times if isinstance(size_bytes, np.ndarray) else float(times)
 
-    def dispatch_seconds(self, size_bytes: float, group: Group, copies: float) -> float:
-        """Seconds of an all-to-all whose items each go to several GPUs, ``size_bytes`` for all of these, of which
-        ``copies`` (0..1) cross the network: a node gets an item once, and hands it on inside, at the same time.
-        """
-        sizes = np.asarray(size_bytes, dtype=np.float64)
-        if group.nodes == 1:
-            return self.seconds("all_to_all", size_bytes, group)
-        inside_s = self._in_node("all_to_all", sizes, group.per_node) if group.per_node > 1 else np.float64(0)
-        share = self.cluster.network_bandwidth(self.cluster.gpus_per_node)
-        latency_s, outside_s = self._all_to_all(sizes * copies, group, share)
-        return float(latency_s + np.maximum(inside_s, outside_s))
-
     def linear(self, operation: Operation, group: Group) -> tuple[float, float]:
         """(latency_s, seconds_per_byte) of the straight line through the times of 1 MiB and 64 MiB."""
         small, large = _LINEAR_BYTES

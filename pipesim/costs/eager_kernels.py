@@ -49,10 +49,12 @@ class EagerKernels(Kernels):
             4 + e,  # back
         )
 
-    def _residual(self) -> Traffic:
+    def residual(self) -> Traffic:
+        """Dropout; the sum with the residual stream."""
         return self._dropout() + kernel(3 * self.element * self.whole)
 
-    def _rotation(self) -> Traffic:
+    def rotation(self) -> Traffic:
+        """To fp32; times the angles; back."""
         return _each(self.qkv_elements(), self.element + 4, 4 + 4, 4 + self.element)
 
     def _activation(self, elements: float, backward: bool) -> Traffic:

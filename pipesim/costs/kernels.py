@@ -27,29 +27,48 @@ class Kernels:
         self.tokens = tokens(model, training, shard)
         self.whole = self.tokens * model.hidden / shard.sequence_ways
 
+    def norm(self) -> Traffic:
+        """One norm."""
+        return self._norm(self.whole)
+
+    def norm_backward(self) -> Traffic:
+        """One norm backwards."""
+        return self._norm_backward(self.whole)
+
+    def residual(self) -> Traffic:
+        """Bias, dropout and addition to the residual stream."""
+        return kernel(self.whole * (3 * self.element + (_MASK if self.model.dropout else 0)))
+
+    def activation(self) -> Traffic:
+        """The activation functions of the feed-forward block."""
+        return self._activations(False)
+
+    def activation_backward(self) -> Traffic:
+        """The same functions backwards."""
+        return self._activations(True)
+
     def forward(self) -> Traffic:
         """Everything between the matrix products and the attention core."""
-        norm, residual = self._norm(self.whole), self._residual()
-        total = norm + residual + norm + residual + self.around_attention() + self._activations(False)
+        total = self.norm() + self.residual() + self.norm() + self.residual() + self.around_attention()
+        total += self.activation()
         if self.mixture:
             total += self._routing()
-        return total + self._casts(2)
+        return total
 
     def repeated(self) -> Traffic:
         """What pointwise recomputation repeats: norms and the activation function; dropout draws its masks anew."""
         mask = kernel(_MASK * self.whole) if self.model.dropout else Traffic()
-        norm = self._norm(self.whole)
-        return norm + norm + mask + mask + self._activations(False)
+        return self.norm() + self.norm() + mask + mask + self.activation()
 
     def input_grad(self) -> Traffic:
         """The same kernels backwards; gradients of the two branches of each residual are added."""
         dropout = self._dropout()
-        norm_and_add = self._norm_backward(self.whole) + kernel(3 * self.element * self.whole)
+        norm_and_add = self.norm_backward() + kernel(3 * self.element * self.whole)
         total = dropout + norm_and_add + dropout + norm_and_add
-        total += self.around_attention(True) + self._activations(True)
+        total += self.around_attention() + self.activation_backward()
         if self.mixture:
             total += self._routing()
-        return total + self._casts(2)
+        return total
 
     def weight_grad(self) -> Traffic:
         """Bias gradients: sums over tokens of the output gradients of each matrix with a bias; and adding up
@@ -75,7 +94,11 @@ class Kernels:
         heads = model.heads / self.shard.tensor
         return self.tokens * (heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim))
 
-    def around_attention(self, backward: bool = False) -> Traffic:
+    def rotation(self) -> Traffic:
+        """Rotation of queries and keys."""
+        return rotary(2 * self.element * self.qkv_elements())
+
+    def around_attention(self) -> Traffic:
         """Bias of QKV, rotation of queries and keys, norms of latents, copies that unfused attention
         needs.
         """
@@ -84,7 +107,7 @@ class Kernels:
         if model.qkv_bias:
             total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += self._rotation()
+            total += self.rotation()
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
             total += self._norm(latent) + self._norm(latent)
@@ -98,15 +121,8 @@ class Kernels:
     def _norm_backward(self, elements: float) -> Traffic:
         return kernel(3 * self.element * elements)
 
-    def _residual(self) -> Traffic:
-        """Bias, dropout and the sum with the residual."""
-        return kernel(self.whole * (3 * self.element + (_MASK if self.model.dropout else 0)))
-
     def _dropout(self) -> Traffic:
         return kernel(self.whole * (2 * self.element + _MASK)) if self.model.dropout else Traffic()
-
-    def _rotation(self) -> Traffic:
-        return rotary(2 * self.element * self.qkv_elements())
 
     def _activation(self, elements: float, backward: bool) -> Traffic:
         """GeLU with its bias, or SwiGLU, over ``elements`` of the feed-forward width."""
@@ -131,23 +147,6 @@ class Kernels:
         copies = 2 * self.element * here * moe.top_k * self.model.hidden
         scores = kernel(4 * 4 * here * moe.experts)
         return scores + gather(copies) + gather(copies)
-
-    def _casts(self, norms: int) -> Traffic:
-        """With fp8, casting (and transposing) the inputs of the matrices: 2 bytes read, 1 + 1 written."""
-        if self.training.precision != "fp8":
-            return Traffic()
-        total = Traffic()
-        for _ in range(norms):
-            total += kernel(4 * self.whole)
-        heads = self.model.heads * self.model.value_dim
-        width = (
-            self.model.ffn if not self.mixture or self.model.moe is None else self.model.moe.ffn * self.model.moe.top_k
-        )
-        return (
-            total
-            + kernel(4 * self.tokens * heads / self.shard.tensor)
-            + kernel(4 * self.tokens * width / self.shard.tensor)
-        )
 
 
 def layer_kernels(model: Model, training: Training, shard: Shard, mixture: bool) -> Kernels:

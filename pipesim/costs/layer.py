@@ -11,13 +11,11 @@ parallelism. Which collective belongs to which phase:
   and an all-gather of each block's input for the weight gradient, beside the input gradient's products unless
   nothing overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2).
 - Context parallelism: around and beside the attention core (`context.py`).
-- Experts: an all-to-all before and one after the experts, in either direction.
+- Experts: tokens are dispatched before and combined after the experts, in either direction (`dispatch.py`).
 
 Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
-rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
-included; with early stop all but what nothing in the backward reads, the last product and the reduction after it;
-selective recomputation repeats the attention core, pointwise recomputation norms, activation functions and dropout,
-per-op recomputation all of these but attention and every second product (`pipesim.workload.recompute`).
+rest, and all other communication, overlaps with nothing. Recomputation repeats what `pipesim.workload.training`
+says, with its communication.
 """
 
 from __future__ import annotations
@@ -28,10 +26,12 @@ from functools import cached_property
 from pipesim.costs.attention import Core
 from pipesim.costs.collectives import Collectives, Operation, ring_hop_seconds
 from pipesim.costs.context import OVERLAP_PRICE, ContextAttention
+from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
-from pipesim.costs.gemm import Role, gemm_seconds
+from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import layer_kernels
 from pipesim.costs.phases import LayerTimes, Phase, total
+from pipesim.costs.products import Product, product
 from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
 from pipesim.hardware.layout import GroupKind
@@ -46,6 +46,8 @@ from pipesim.workload.training import WHOLE_LAYER, Training
 # (megatron/core/tensor_parallel/cross_entropy.py): cast 2 + 4, maximum 4, subtract 8, exponentiate 8, sum
 # 4, divide 8; backward: scale 8, cast 4 + 2.
 _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
+
+_DISPATCHES = {"all-to-all": all_to_all_seconds, "deduplicated": deduplicated_seconds}
 
 
 class LayerCosts:
@@ -77,12 +79,14 @@ class LayerCosts:
         forward = self._matrices(matrices, "forward") + self._core_forward
         forward += self._kernels(kernels.forward()) + self._exchange(mixture)
         input_grad = self._matrices(matrices, "input_grad") + self._core_backward
-        input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture)
+        input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture) + self._gathered_again(split)
         weight_grad = self._matrices(matrices, "weight_grad") + self._kernels(kernels.weight_grad())
-        weight_grad += self._gathered_again(split)
         if self.training.tensor_overlap == "full" and self.shard.sequence_parallel:
             forward += self._beside(split, "forward") * -1
             input_grad += self._beside(split, "input_grad") * -1
+        if self.training.expert_overlap and mixture and self.shard.expert > 1:
+            forward += self._beside_products(matrices, "input_grad", "weight_grad") * -1
+            input_grad += self._beside_products(matrices, "forward") * -1
         overlap = self._beside_weight_grad(split)
         return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
 
@@ -124,50 +128,18 @@ class LayerCosts:
         """
         return self.training.element_bytes * self.tokens * self.model.hidden
 
-    # Pieces -------------------------------------------------------------------------------------------------
-
-    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
-        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
-
-    def _matrix(self, matrix: Matrix, role: Role) -> float:
-        """One matrix product; routed experts run as one grouped product over the experts of this GPU."""
-        rows, inputs, outputs = self.tokens, float(matrix.inputs), float(matrix.outputs)
-        groups, ways = 1, self.shard.tensor
-        if matrix.copies > 1:
-            ways = self.shard.expert_tensor
-            groups = max(matrix.copies // self.shard.expert, 1)
-            rows *= matrix.active * ways / self.shard.tensor / groups
-        if matrix.split == "column":
-            outputs /= ways
-        elif matrix.split == "row":
-            inputs /= ways
-        else:
-            rows /= self.shard.sequence_ways
-        # m, n, k of the product: the summed-over dimension of a weight gradient is the tokens.
-        sizes = {
-            "forward": (rows, outputs, inputs),
-            "input_grad": (rows, inputs, outputs),
-            "weight_grad": (inputs, outputs, rows),
-        }[role]
+    def product_seconds(self, sizes: Product, role: Role) -> float:
+        """One matrix product, possibly grouped."""
         unfused = role == "weight_grad" and not self.training.fused_gradients
         result_bytes = self.training.element_bytes if unfused else None
-        return float(gemm_seconds(*sizes, self.gpu, self.training.precision, role, groups, result_bytes))
-
-    def _kernels(self, traffic: Traffic) -> Phase:
-        return Phase(elementwise_seconds(traffic, self.gpu))
+        m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
+        return product_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes)
 
     @cached_property
-    def _core_forward(self) -> Phase:
-        return self._attention.phase(False)
-
-    @cached_property
-    def _core_backward(self) -> Phase:
-        return self._attention.phase(True)
-
-    @cached_property
-    def _attention(self) -> ContextAttention:
+    def core(self) -> Core:
+        """The work of the attention core of whole sequences with this GPU's heads."""
         model, training = self.model, self.training
-        core = Core(
+        return Core(
             batch=training.micro_batch,
             sequence=model.sequence,
             heads=max(model.heads / self.shard.tensor, 1.0),
@@ -177,16 +149,39 @@ class LayerCosts:
             dropout=model.dropout,
             version=training.attention_version,
         )
-        groups = max((model.heads if model.mla else model.kv_heads) / self.shard.tensor, 1.0)
+
+    @cached_property
+    def attention(self) -> ContextAttention:
+        """The attention core over the context-parallel group."""
+        group = self.layout.group("context")
         return ContextAttention(
-            core,
-            groups,
+            self.core,
+            max((self.model.heads if self.model.mla else self.model.kv_heads) / self.shard.tensor, 1.0),
             self.shard.context,
-            training,
+            self.training,
             self.gpu,
             lambda operation, size: self._collective(operation, size, "context").seconds,
-            lambda size: ring_hop_seconds(self.cluster, self.layout.group("context"), size),
+            lambda size: ring_hop_seconds(self.cluster, group, size),
         )
+
+    # Pieces -------------------------------------------------------------------------------------------------
+
+    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
+        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
+
+    def _matrix(self, matrix: Matrix, role: Role) -> float:
+        return self.product_seconds(product(matrix, role, self.tokens, self.shard), role)
+
+    def _kernels(self, traffic: Traffic) -> Phase:
+        return Phase(elementwise_seconds(traffic, self.gpu))
+
+    @cached_property
+    def _core_forward(self) -> Phase:
+        return self.attention.phase(False)
+
+    @cached_property
+    def _core_backward(self) -> Phase:
+        return self.attention.phase(True)
 
     def _exchange(self, mixture: bool) -> Phase:
         """Tensor and expert parallel communication of one layer in one direction."""
@@ -245,14 +240,15 @@ class LayerCosts:
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
         assert self.model.moe is not None
-        moe, group = self.model.moe, self.layout.group("expert")
-        size = self.training.element_bytes * self.tokens / self.shard.tensor * moe.top_k * self.model.hidden
-        if self.training.expert_dispatch == "all-to-all":
-            once = self._collective("all_to_all", size, "expert")
-        else:
-            seconds = self.collectives.dispatch_seconds(size, group, moe.nodes_visited(group.nodes) / moe.top_k)
-            once = Phase(seconds, seconds)
-        return once + once
+        held = self.training.element_bytes * self.tokens / self.shard.tensor * self.model.hidden
+        once = _DISPATCHES[self.training.dispatch](self.collectives, self.model.moe, self.layout.group("expert"), held)
+        return Phase(2 * once, 2 * once)
+
+    def _beside_products(self, matrices: Sequence[Matrix], *roles: Role) -> Phase:
+        """What dispatching and combining save beside the products of another micro-batch, in these roles."""
+        products = sum(self._matrices(matrices, role).seconds for role in roles)
+        hidden = min(self._dispatch().seconds, products)
+        return Phase((1.0 - OVERLAP_PRICE) * hidden, hidden)
 
     def _collective(self, operation: Operation, size_bytes: float, kind: GroupKind) -> Phase:
         group = self.layout.group(kind)
@@ -260,12 +256,15 @@ class LayerCosts:
         return Phase(seconds, seconds)
 
     def _recompute(self, forward: Phase, mixture: bool) -> Phase:
+        """What the backward repeats of the forward, communication included."""
         how = self.training.recompute
         if how == "full":
             return forward
         if how == "full-early-stop":
             last = feed_forward_matrices(self.model, mixture)[-1:]
             return forward + (self._matrices(last, "forward") + self._reduced()) * -1
+        if how == "without-attention":
+            return forward + self._core_forward * -1
         if how == "selective" and not self.training.flash_attention:
             return self._core_forward
         kernels = layer_kernels(self.model, self.training, self.shard, mixture)
@@ -292,6 +291,6 @@ class LayerCosts:
         halves = (times.input_grad, times.weight_grad)
         input_grad, weight_grad = (half.at_least(half.seconds * stretch) for half in halves)
         overlap = times.overlap.at_least(times.overlap.seconds * stretch)
-        whole = self.training.recompute in WHOLE_LAYER
+        whole = self.training.recompute in (*WHOLE_LAYER, "without-attention")
         recompute = times.recompute.at_least(forward_s) if whole else times.recompute
         return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute, overlap)

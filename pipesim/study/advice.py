@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from pipesim import api
 from pipesim.errors import PipesimError
 from pipesim.units import format_bytes, format_seconds
+from pipesim.workload.training import RECOMPUTES
 
 if TYPE_CHECKING:
     from pipesim.config import Config
     from pipesim.config.document import ClusterConfig
-
-_RECOMPUTES = (("none", "selective", "pointwise", "full"), ("per-op", "full-early-stop"))
-"""From less to more, of Megatron-LM and of PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,8 @@ def advise(config: Config | api.Source) -> list[Advice]:
 def levers(config: ClusterConfig) -> Iterator[tuple[str, ...]]:
     """Changes that reduce memory, as ``path=value``."""
     training, parallelism = config.training, config.parallelism
-    for order in _RECOMPUTES:
-        later = order[order.index(training.recompute) + 1 :] if training.recompute in order else ()
-        yield from ((f"training.recompute={choice}",) for choice in later)
+    for choice in RECOMPUTES[RECOMPUTES.index(training.recompute) + 1 :]:
+        yield (f"training.recompute={choice}",)
     for stage in range(training.zero + 1, 4 if parallelism.data > 1 else 1):
         yield (f"training.zero={stage}",)
     if not training.flash_attention:

@@ -64,6 +64,8 @@ def recomputed_flops(model: Model, recompute: str, flash_attention: bool) -> int
         return layers - _over_layers(model, lambda mixture: layer_matrices(model, mixture)[-1:])
     if recompute == "per-op":
         return _over_layers(model, lambda mixture: repeated_matrices(model, mixture))
+    if recompute == "without-attention":
+        return layers - model.layers * attention_core_flops(model)
     if recompute == "selective" and not flash_attention:
         return model.layers * attention_core_flops(model)
     return 0

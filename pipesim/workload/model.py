@@ -15,7 +15,7 @@ class Experts:
 
     ``ffn`` is the width of one routed expert, ``shared_ffn`` the total width of the experts that every token
     visits (0: none). Layers ``0 .. first_dense-1`` are dense; after them every ``every``-th layer is a
-    mixture. Routing is taken to be balanced; a token's experts lie on at most ``node_limit`` nodes (0: on any).
+    mixture. Routing is taken to be balanced. A token's experts lie on at most ``node_limit`` nodes (0: on any).
     """
 
     experts: int
@@ -25,11 +25,6 @@ class Experts:
     first_dense: int = 0
     every: int = 1
     node_limit: int = 0
-
-    def nodes_visited(self, nodes: int) -> float:
-        """How many of ``nodes`` nodes hold experts of one token, in the mean, when each expert is drawn evenly."""
-        allowed = min(self.node_limit or nodes, nodes)
-        return allowed * (1.0 - (1.0 - 1.0 / allowed) ** self.top_k)
 
 
 @dataclass(frozen=True)

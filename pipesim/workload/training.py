@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pipesim.errors import ConfigError, Problem, nearest
 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
-RECOMPUTES = ("none", "selective", "pointwise", "per-op", "full-early-stop", "full")
+RECOMPUTES = ("none", "selective", "pointwise", "per-op", "without-attention", "full-early-stop", "full")
 WHOLE_LAYER = ("full", "full-early-stop")
 """Ways of recomputation that keep nothing but a layer's input."""
-EXPERT_DISPATCHES = ("all-to-all", "deduplicated")
+DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
 TENSOR_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
@@ -25,9 +25,11 @@ class Training:
     ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
     attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
     al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
-    little time (PipeOffload, arXiv 2503.01328, section 5.4), ``per-op`` all but attention and every second matrix
-    product (torchtitan's "selective"; `pipesim.workload.recompute`), ``full-early-stop`` the layer up to the last
-    tensor that its backward reads (PyTorch's checkpoints that are not reentrant). ``zero`` shards over data-parallel
+    little time (PipeOffload, arXiv 2503.01328, section 5.4), ``without-attention`` everything but that core, whose
+    cost grows with the square of the sequence (HelixPipe, arXiv 2507.00394), ``per-op`` all but attention and every
+    second matrix product (torchtitan's "selective"; `pipesim.workload.recompute`), ``full-early-stop`` the layer up to
+    the last tensor that its backward reads, without the last product and what adds it up (PyTorch's checkpoints that
+    are not reentrant). ``zero`` shards over data-parallel
     ranks: 1 optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
     fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
     scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
@@ -38,12 +40,12 @@ class Training:
     communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
     beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split), ``full``
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
-    Engine's userbuffers, NeMo), ``none`` before 2022. ``attention_version``: FlashAttention 3 (or cuDNN's
+    Engine's userbuffers, NeMo), ``none`` before 2022. ``dispatch``: how tokens get to their experts, by an all-to-all
+    of every copy, or one copy per node and GPU (DeepEP). ``expert_overlap``: that runs beside another micro-batch's
+    products (Megatron-LM's overlap-moe-expert-parallel-comm). ``attention_version``: FlashAttention 3 (or cuDNN's
     equal) where the GPU has it, or 2 (PyTorch's own until 2025). ``fused_kernels`` False: norms, rotations and
     activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
-    ``expert_dispatch``: every copy of a token travels to its expert on its own, or one copy to each node, which hands
-    it on inside (DeepEP, HybridEP). ``context_method``: how context parallelism exchanges keys and values
-    (`pipesim.costs.context`).
+    ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -64,7 +66,8 @@ class Training:
     attention_version: int = 3
     fused_kernels: bool = True
     context_method: str = "ring"
-    expert_dispatch: str = "all-to-all"
+    dispatch: str = "all-to-all"
+    expert_overlap: bool = False
 
     def __post_init__(self) -> None:
         problems = [
@@ -74,7 +77,7 @@ class Training:
             *_choice("gradients", self.gradients, ("fp32", "half")),
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
             *_choice("context_method", self.context_method, CONTEXT_METHODS),
-            *_choice("expert_dispatch", self.expert_dispatch, EXPERT_DISPATCHES),
+            *_choice("dispatch", self.dispatch, DISPATCHES),
         ]
         if self.zero not in (0, 1, 2, 3):
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))

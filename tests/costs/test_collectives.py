@@ -246,12 +246,3 @@ def test_a_hop_of_a_ring_is_a_message_over_the_link():
     assert ring_hop_seconds(cluster, Group(8, 1, 8), 1e9) == inside.latency_s + 1e9 / inside.bandwidth
     expected = outside.latency_s + 1e9 / cluster.network_bandwidth(4)
     assert ring_hop_seconds(cluster, Group(4, 2, 2), 1e9) == expected
-
-
-def test_deduplicated_dispatch_sends_fewer_copies_over_the_network():
-    """Half the copies cross in half the time beyond the latency; inside one node nothing changes."""
-    size, group = 256 * MIB, Group(32, 4, 8)
-    latency_s = a100.dispatch_seconds(1e-6, group, 1.0)
-    whole, half = (a100.dispatch_seconds(size, group, copies) - latency_s for copies in (1.0, 0.5))
-    assert half == pytest.approx(whole / 2, rel=0.02)
-    assert a100.dispatch_seconds(size, Group(8, 1, 8), 0.5) == a100.seconds("all_to_all", size, Group(8, 1, 8))

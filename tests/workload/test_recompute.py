@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from pipesim.workload.flops import head_flops, recomputed_flops
 from pipesim.workload.load import model_from_catalog
 from pipesim.workload.memory import layer_activations, layer_input, tokens
@@ -61,11 +59,3 @@ def test_repeated_operations_are_those_of_the_repeated_products():
     assert repeated == 32 * 8192 * 2 * 4096 * (1024 + 4096 + 14336)
     assert repeated < recomputed_flops(LLAMA, "full", True)
     assert head_flops(LLAMA) > 0
-
-
-@pytest.mark.parametrize(("nodes", "visited"), [(1, 1.0), (2, 1.9921875), (8, 4 * (1 - 0.75**8))])
-def test_the_nodes_that_a_token_visits_are_limited(nodes, visited):
-    """Eight experts of a token on at most four nodes, each drawn evenly."""
-    experts = model_from_catalog("deepseek-v3").moe
-    assert experts is not None
-    assert experts.nodes_visited(nodes) == pytest.approx(visited, rel=1e-12)
