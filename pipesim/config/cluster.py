@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from pipesim.config.section import Bytes, Count, Counts, Ranks, Section, refuse
+from pipesim.hardware.allowance import Allowance
 
 
 def _named(value: Any) -> Any:
@@ -35,7 +36,8 @@ class Cluster(Section):
     """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's.
 
     ``gpus_per_switch`` GPUs share a PCIe switch, whose ``host_link`` leads to the node's ``host_memory``; these three
-    matter to schedules that offload activations.
+    matter to schedules that offload activations. ``context_memory`` (CUDA), ``nccl_memory`` and ``fragmentation`` (a
+    share of all that is held) are memory of a GPU that no tensor can have; see `pipesim.hardware.allowance`.
     """
 
     gpu: Gpu
@@ -47,6 +49,9 @@ class Cluster(Section):
     host_link: Link | None = None
     gpus_per_switch: Count | None = None
     host_memory: Bytes | None = None
+    context_memory: Bytes = Allowance.context_bytes
+    nccl_memory: Bytes = Allowance.nccl_bytes
+    fragmentation: Annotated[float, Field(ge=0, lt=1)] = Allowance.fragmentation
 
     @property
     def gpus(self) -> int:

@@ -26,11 +26,6 @@ from pipesim.workload.model import Model
 from pipesim.workload.partition import partition
 from pipesim.workload.training import Training
 
-# NCCL reserves 342-392 MB (ai-dynamo/aiconfigurator, system files). The size of a CUDA context with its
-# loaded kernels is an estimate; it varies with driver and libraries between 0.3 and 0.8 GB.
-NCCL_BYTES = 0.4e9
-CONTEXT_BYTES = 0.5e9
-
 Item = TypeVar("Item")
 
 _PHASES = ("forward", "input_grad", "weight_grad", "recompute", "overlap")
@@ -84,8 +79,9 @@ def analytic_costs(
         times=_times(priced.times, state, priced.stages, tied_s),
         sizes=_sizes(priced.activations, state, priced.stages, priced.message_bytes),
         hops=pipeline_hops(cluster, layout, training.scatter_gather, prices.shard.sequence_parallel),
-        buffers_bytes=_buffers(priced.activations, layout, priced.stages),
+        buffers_bytes=_buffers(priced.activations, cluster, layout, priced.stages),
         capacity_bytes=cluster.gpu.memory_bytes,
+        fragmentation=cluster.allowance.fragmentation,
         **_sharing(cluster, layout, state, priced.stages),
     )
 
@@ -220,9 +216,11 @@ def _tied_seconds(model: Model, layout: Layout, state: StateCosts, stages: Seque
     return state.pair_reduce_seconds(model.vocab * model.hidden / layout.tensor, crossing)
 
 
-def _buffers(activations: StageActivations, layout: Layout, stages: Sequence[Stage]) -> NDArray[np.float64]:
+def _buffers(
+    activations: StageActivations, cluster: Cluster, layout: Layout, stages: Sequence[Stage]
+) -> NDArray[np.float64]:
     """Per rank: CUDA context, NCCL, and what a layer's backward works in besides what its forward kept."""
-    fixed = CONTEXT_BYTES + (NCCL_BYTES if layout.world_size > 1 else 0.0)
+    fixed = cluster.allowance.outside_bytes(layout.world_size)
     buffers = np.full(layout.pipeline, fixed)
     for stage, transient in zip(stages, _once(stages, activations.transient, _contents), strict=True):
         for rank in stage.ranks:

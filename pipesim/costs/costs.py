@@ -132,7 +132,8 @@ class Costs:
     ``collective_ports``: ports that a rank's data-parallel collectives use, shape (P, 2), or None.
     ``reduce_share``, ``unshard_share``: how much of those ports a stage's collectives keep busy when they run
     alone, 0..1, shape (S,); all of them when None.
-    ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,).
+    ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,); ``fragmentation``:
+    share of all that a rank holds at its peak that the allocator reserves besides.
     ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
     ``host``: copies of activations to host memory; they are free when None.
     """
@@ -148,6 +149,7 @@ class Costs:
     host: HostCopies | None = None
     reduce_share: NDArray[np.float64] | None = None
     unshard_share: NDArray[np.float64] | None = None
+    fragmentation: float = 0.0
 
     @property
     def stages(self) -> int:
