@@ -100,6 +100,7 @@ class Training(Section):
     fused_gradients: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     attention_version: Literal[2, 3] = 3
+    fused_loss: bool = True
     partition: Counts | None = None
 
 

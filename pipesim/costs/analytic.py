@@ -23,6 +23,7 @@ from pipesim.hardware import Cluster, Layout
 from pipesim.ir.cut import Cut
 from pipesim.workload.flops import step_flops
 from pipesim.workload.model import Model
+from pipesim.workload.parameters import layer_parameters
 from pipesim.workload.partition import partition
 from pipesim.workload.training import Training
 
@@ -155,6 +156,11 @@ def _sizes(
     stages: Sequence[Stage],
     message_bytes: float | NDArray[np.float64],
 ) -> StageSizes:
+    model = activations.model
+
+    def layerwise(stage: Stage) -> float:
+        return state.layerwise_bytes(stage, [(layer_parameters(model, kind), count) for kind, count in stage.kinds])
+
     resident = _once(stages, state.resident, state.like)
     kept, needed, returned = (
         np.array(_once(stages, size, _contents), dtype=np.float64)
@@ -165,6 +171,7 @@ def _sizes(
         gradients=_array(resident, lambda each: each.gradients),
         optimizer=_array(resident, lambda each: each.optimizer),
         unsharded=np.array(_once(stages, state.unsharded_bytes, state.like), dtype=np.float64),
+        layerwise=np.array(_once(stages, layerwise, state.like), dtype=np.float64),
         activations=kept,
         weight_grad_activations=needed,
         recomputed=returned,

@@ -15,6 +15,9 @@ Seconds = NDArray[np.float64]
 Bytes = NDArray[np.float64]
 Ports = NDArray[np.int32]
 
+SLOTS = 2
+"""Buffers of a rank for whole weights (and gradients) of sharded stages: one in use, one prefetched (or draining)."""
+
 
 @dataclass(frozen=True)
 class Hops:
@@ -87,13 +90,16 @@ class StageSizes:
     ``weight_grad_activations`` the part of it that W still needs after I; ``recomputed`` what recomputation
     brings back while one micro-batch's backward runs; ``message`` the activations sent to the next stage
     (its gradient has the same size). ``weights``, ``gradients`` and ``optimizer`` are resident, already
-    divided by ZeRO's sharding; ``unsharded`` is the buffer that a gathered stage needs (ZeRO-3, else zero).
+    divided by ZeRO's sharding; ``unsharded`` is what of a stage is whole while it is worked on (weights with ZeRO-3,
+    gradients from ZeRO-2 on, else zero), ``layerwise`` the same where a rank works through its only stage layer by
+    layer.
     """
 
     weights: Bytes
     gradients: Bytes
     optimizer: Bytes
     unsharded: Bytes
+    layerwise: Bytes
     activations: Bytes
     weight_grad_activations: Bytes
     recomputed: Bytes

@@ -98,12 +98,12 @@ def _rank_memory(rank: int, fixed: memory.Resident, peaks: memory.Peak) -> dict[
     return {
         "peak_bytes": float(peaks.bytes[rank]),
         "at_s": to_seconds(int(peaks.at[rank])),
-        "at_op": _token(rank, peaks),
         "weights_bytes": float(fixed.weights[rank]),
         "gradients_bytes": float(fixed.gradients[rank]),
         "optimizer_bytes": float(fixed.optimizer[rank]),
         "activations_bytes": float(peaks.activations[rank]),
         "buffers_bytes": float(fixed.buffers[rank]),
+        "at_op": _token(rank, peaks),
     }
 
 

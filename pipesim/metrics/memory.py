@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs
+from pipesim.costs.costs import SLOTS, Costs
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import PICOSECONDS, Timeline
@@ -15,10 +15,6 @@ from pipesim.lowering.memory import MemoryEffects, activation_effects
 from pipesim.metrics import beside
 
 Bytes = NDArray[np.float64]
-BUFFERS_PER_RANK = 2
-"""Gathered stages that fully sharded data parallelism holds at a time (`pipesim.lowering.data_parallel`), or
-gathered layers on a rank with a single stage, which works through its layers anew for every micro-batch."""
-
 _ROUNDING = 1e-12
 """Levels this close, relatively, are the same bytes summed in another order (n ops: about n x 1e-16)."""
 
@@ -73,11 +69,12 @@ def resident(graph: OpGraph, costs: Costs) -> Resident:
 
 
 def _gathered(holds: Bytes, costs: Costs) -> Bytes:
-    """Buffers for gathered weights, shape (P,); a stage has as many layers as gradient buckets."""
-    stage = (holds * costs.sizes.unsharded).max(axis=1, initial=0.0)
-    layer = (holds * (costs.sizes.unsharded / costs.buckets)).max(axis=1, initial=0.0)
-    several = holds.sum(axis=1) > 1
-    return np.asarray(np.where(several, BUFFERS_PER_RANK * stage, np.minimum(stage, BUFFERS_PER_RANK * layer)))
+    """Buffers for whole weights and gradients of sharded stages, shape (P,): of two stages, as
+    `pipesim.lowering.data_parallel` has them; a rank with a single stage works through its layers anew for every
+    micro-batch.
+    """
+    stage, layers = ((holds * each).max(axis=1, initial=0.0) for each in (costs.sizes.unsharded, costs.sizes.layerwise))
+    return np.asarray(np.where(holds.sum(axis=1) > 1, SLOTS * stage, np.minimum(stage, layers)))
 
 
 def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:

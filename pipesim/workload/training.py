@@ -34,6 +34,8 @@ class Training:
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
     Engine's userbuffers, NeMo), ``none`` before 2022. ``attention_version``: FlashAttention 3 (or cuDNN's
     equal) where the GPU has it, or 2 (PyTorch's own until 2025).
+    ``fused_loss`` False: cross-entropy op by op on an fp32 copy of the logits, as PyTorch's own; otherwise in place
+    (Megatron-LM's, or compiled). In fp8, inputs of products wait for the backward in one byte.
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -52,6 +54,7 @@ class Training:
     fused_gradients: bool = True
     tensor_overlap: str = "gradients"
     attention_version: int = 3
+    fused_loss: bool = True
 
     def __post_init__(self) -> None:
         problems = [
@@ -77,6 +80,13 @@ class Training:
     def element_bytes(self) -> int:
         """Bytes of one stored weight, activation or message element."""
         return 4 if self.precision == "fp32" else 2
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes of one element of a matrix product's input that the backward needs: 1 in fp8, as
+        NVIDIA/TransformerEngine keeps it.
+        """
+        return 1 if self.precision == "fp8" else self.element_bytes
 
     @property
     def gradient_bytes(self) -> int:
