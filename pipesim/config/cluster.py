@@ -98,9 +98,9 @@ class Training(Section):
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    fused_loss: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     attention_version: Literal[2, 3] = 3
-    fused_loss: bool = True
     partition: Counts | None = None
 
 

@@ -13,7 +13,7 @@ from typing import TypedDict, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, Ports, StageSizes, StageTimes
+from pipesim.costs.costs import SLOTS, Costs, Ports, StageSizes, StageTimes
 from pipesim.costs.layer import LayerCosts
 from pipesim.costs.links import collective_part, crosses_nodes, pipeline_hops, rank_ports
 from pipesim.costs.phases import LayerTimes
@@ -159,7 +159,8 @@ def _sizes(
     model = activations.model
 
     def layerwise(stage: Stage) -> float:
-        return state.layerwise_bytes(stage, [(layer_parameters(model, kind), count) for kind, count in stage.kinds])
+        layers = [(layer_parameters(model, kind), count) for kind, count in stage.kinds]
+        return state.layerwise_bytes(stage, layers, SLOTS)
 
     resident = _once(stages, state.resident, state.like)
     kept, needed, returned = (

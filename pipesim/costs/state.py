@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from pipesim.costs.collectives import Collectives, Operation
-from pipesim.costs.costs import SLOTS
 from pipesim.costs.elementwise import elementwise_seconds, kernel
 from pipesim.costs.stages import Stage
 from pipesim.hardware import Cluster, Group, Layout
@@ -57,14 +56,14 @@ class StateCosts:
         """With ZeRO-3, the gathered weights of a stage: of those that there are pieces of."""
         return sum(size for _, size, _ in self._gathers(held)) if self.training.zero == 3 else 0.0
 
-    def layerwise_bytes(self, held: Stage, layers: Sequence[tuple[Count, int]]) -> float:
-        """As `unsharded_bytes` where a stage is worked through layer by layer: two layers, and the vocabulary's
+    def layerwise_bytes(self, held: Stage, layers: Sequence[tuple[Count, int]], slots: int) -> float:
+        """As `unsharded_bytes` where a stage is worked through layer by layer: ``slots`` layers, and the vocabulary's
         weights throughout, as PyTorch's FSDP wraps them. ``layers``: parameters and how many of such layers there are.
         """
         each = [(replace(held, parameters=count), number) for count, number in layers]
         inside = sum(self.gathered_bytes(layer) * number for layer, number in each)
         largest = max((self.unsharded_bytes(layer) for layer, _ in each), default=0.0)
-        return SLOTS * largest + self.gathered_bytes(held) - inside
+        return slots * largest + self.gathered_bytes(held) - inside
 
     def reduce_seconds(self, held: Stage) -> float:
         """Adding up the gradients over replicas: all-reduce, or reduce-scatter where ZeRO shards."""

@@ -28,14 +28,13 @@ class Training:
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
     runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
     ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM
-    since 2022); otherwise a kernel of its own adds each micro-batch's gradient. ``tensor_overlap``: which
+    since 2022); otherwise a kernel of its own adds each micro-batch's gradient. ``fused_loss`` False: cross-entropy op
+    by op on an fp32 copy of the logits, as PyTorch's own; otherwise in place. ``tensor_overlap``: which
     communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
     beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split), ``full``
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
     Engine's userbuffers, NeMo), ``none`` before 2022. ``attention_version``: FlashAttention 3 (or cuDNN's
     equal) where the GPU has it, or 2 (PyTorch's own until 2025).
-    ``fused_loss`` False: cross-entropy op by op on an fp32 copy of the logits, as PyTorch's own; otherwise in place
-    (Megatron-LM's, or compiled). In fp8, inputs of products wait for the backward in one byte.
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -52,9 +51,9 @@ class Training:
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    fused_loss: bool = True
     tensor_overlap: str = "gradients"
     attention_version: int = 3
-    fused_loss: bool = True
 
     def __post_init__(self) -> None:
         problems = [
