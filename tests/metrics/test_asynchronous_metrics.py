@@ -141,8 +141,8 @@ def test_the_makespan_ends_with_the_last_weight_gradient():
 
 
 def test_extra_weights_are_weights():
-    """On a cluster: PipeDream holds 4, 3, 2, 1 copies of its bf16 weights; with the policy, nothing else changes but what
-    of the buffers is a share of everything.
+    """On a cluster: PipeDream holds 4, 3, 2, 1 copies of its bf16 weights; with the policy, nothing else changes but
+    what of the buffers is a share of everything.
     """
     plain, stashed = simulate(schedule="1f1b").metrics, simulate().metrics
     for rank, (one, other) in enumerate(zip(plain["ranks"], stashed["ranks"], strict=True)):
