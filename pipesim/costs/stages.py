@@ -88,7 +88,7 @@ class StageActivations:
         return max(most - self._kept_by_head(stage), 0.0)
 
     def transient(self, stage: Stage) -> float:
-        """What the backward works in besides, at its widest: in the head, before anything is recomputed, or in a layer."""
+        """What the backward works in besides, at its widest: in the head, before recomputation, or in a layer."""
         widths = [memory.layer_transient(self.model, mixture, self.training, self.shard) for mixture, _ in stage.kinds]
         head = memory.head_transient(self.model, self.training, self.shard) if stage.head else 0.0
         return max([*widths, head - self.recomputed(stage)])

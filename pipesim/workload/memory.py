@@ -71,12 +71,15 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
     feed_forward = _mixture if mixture else _dense
     residual = layer_input(model, training, shard)
     mask = _MASK * residual / training.element_bytes if model.dropout else 0.0
+    output = attention_output(model, training, shard)
+    copy = _product_input(output, training) if training.precision == "fp8" else 0.0  # attention's backward reads bf16
     return (
         2 * residual  # inputs of the two norms
         + 2 * _product_input(residual, training)  # outputs of the two norms, read by QKV and by the MLP
         + 2 * mask
         + attention_inputs(model, training, shard)
-        + attention_output(model, training, shard)
+        + output
+        + copy
         + attention_core(model, training, shard)
         + feed_forward(model, training, shard)
     )
@@ -137,11 +140,8 @@ def attention_inputs(model: Model, training: Training, shard: Shard) -> float:
 
 
 def attention_output(model: Model, training: Training, shard: Shard) -> float:
-    """What the core of attention hands to the output projection: 2 s b h in GPT; in fp8 the projection keeps its own
-    copy.
-    """
-    size = training.element_bytes + (training.product_bytes if training.precision == "fp8" else 0)
-    return size * tokens(model, training, shard) * model.heads * model.value_dim / shard.tensor
+    """What the core of attention hands to the output projection: 2 s b h in GPT."""
+    return training.element_bytes * tokens(model, training, shard) * model.heads * model.value_dim / shard.tensor
 
 
 def attention_core(model: Model, training: Training, shard: Shard) -> float:
