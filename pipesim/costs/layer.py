@@ -12,12 +12,12 @@ parallelism. Which collective belongs to which phase:
   4.2.2).
 - Context parallelism: keys and values go round a ring during attention, and their gradients too in the
   backward; only what is longer than the attention it overlaps with is charged.
-- Experts: an all-to-all before and one after the experts, in either direction.
+- Experts: tokens are dispatched before and combined after the experts, in either direction (`dispatch.py`).
 
 Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
 rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
-included; selective recomputation repeats the attention core, pointwise recomputation norms, activation functions and
-dropout.
+included, recomputation without attention all of that but the attention core (and its ring); selective recomputation
+repeats the core alone, pointwise recomputation norms, activation functions and dropout.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from functools import cached_property
 
 from pipesim.costs.attention import Core, core_seconds
 from pipesim.costs.collectives import Collectives, Operation
+from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
-from pipesim.costs.gemm import Role, gemm_seconds
+from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import Kernels
 from pipesim.costs.phases import LayerTimes, Phase, total
+from pipesim.costs.products import Product, product
 from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
 from pipesim.hardware.layout import GroupKind
@@ -48,6 +50,8 @@ _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
 # Communication beside a product takes processors from it: 15 % inside a node (calculon-ai/calculon systems;
 # DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132), so that much of what is hidden is paid all the same.
 OVERLAP_PRICE = 0.15
+
+_DISPATCHES = {"all-to-all": all_to_all_seconds, "deduplicated": deduplicated_seconds}
 
 
 class LayerCosts:
@@ -83,6 +87,9 @@ class LayerCosts:
         if self.training.tensor_overlap == "full" and self.shard.sequence_parallel:
             forward += self._beside(split, "forward") * -1
             input_grad += self._beside(split, "input_grad") * -1
+        if self.training.expert_overlap and mixture and self.shard.expert > 1:
+            forward += self._beside_products(matrices, "input_grad", "weight_grad") * -1
+            input_grad += self._beside_products(matrices, "forward") * -1
         overlap = self._beside_weight_grad(split)
         return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
 
@@ -124,51 +131,18 @@ class LayerCosts:
         """
         return self.training.element_bytes * self.tokens * self.model.hidden
 
-    # Pieces -------------------------------------------------------------------------------------------------
-
-    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
-        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
-
-    def _matrix(self, matrix: Matrix, role: Role) -> float:
-        """One matrix product; routed experts run as one grouped product over the experts of this GPU."""
-        rows, inputs, outputs = self.tokens, float(matrix.inputs), float(matrix.outputs)
-        groups, ways = 1, self.shard.tensor
-        if matrix.copies > 1:
-            ways = self.shard.expert_tensor
-            groups = max(matrix.copies // self.shard.expert, 1)
-            rows *= matrix.active * ways / self.shard.tensor / groups
-        if matrix.split == "column":
-            outputs /= ways
-        elif matrix.split == "row":
-            inputs /= ways
-        else:
-            rows /= self.shard.sequence_ways
-        # m, n, k of the product: the summed-over dimension of a weight gradient is the tokens.
-        sizes = {
-            "forward": (rows, outputs, inputs),
-            "input_grad": (rows, inputs, outputs),
-            "weight_grad": (inputs, outputs, rows),
-        }[role]
+    def product_seconds(self, sizes: Product, role: Role) -> float:
+        """One matrix product, possibly grouped."""
         unfused = role == "weight_grad" and not self.training.fused_gradients
         result_bytes = self.training.element_bytes if unfused else None
-        return float(gemm_seconds(*sizes, self.gpu, self.training.precision, role, groups, result_bytes))
-
-    def _kernels(self, traffic: Traffic) -> Phase:
-        return Phase(elementwise_seconds(traffic, self.gpu))
+        m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
+        return product_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes)
 
     @cached_property
-    def _core_forward(self) -> Phase:
-        core = self._core_seconds(False)
-        return Phase(core) + self._ring(1, core)
-
-    @cached_property
-    def _core_backward(self) -> Phase:
-        core = self._core_seconds(True)
-        return Phase(core) + self._ring(2, core)
-
-    def _core_seconds(self, backward: bool) -> float:
+    def core(self) -> Core:
+        """The work of the attention core on this GPU."""
         model, training = self.model, self.training
-        core = Core(
+        return Core(
             batch=training.micro_batch,
             sequence=model.sequence,
             heads=max(model.heads / self.shard.tensor, 1.0),
@@ -179,7 +153,31 @@ class LayerCosts:
             dropout=model.dropout,
             version=training.attention_version,
         )
-        return core_seconds(core, self.gpu, training.precision, training.flash_attention, backward)
+
+    def core_seconds(self, backward: bool) -> float:
+        """The attention core, forward or backward, without the communication of context parallelism."""
+        return core_seconds(self.core, self.gpu, self.training.precision, self.training.flash_attention, backward)
+
+    # Pieces -------------------------------------------------------------------------------------------------
+
+    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
+        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
+
+    def _matrix(self, matrix: Matrix, role: Role) -> float:
+        return self.product_seconds(product(matrix, role, self.tokens, self.shard), role)
+
+    def _kernels(self, traffic: Traffic) -> Phase:
+        return Phase(elementwise_seconds(traffic, self.gpu))
+
+    @cached_property
+    def _core_forward(self) -> Phase:
+        core = self.core_seconds(False)
+        return Phase(core) + self._ring(1, core)
+
+    @cached_property
+    def _core_backward(self) -> Phase:
+        core = self.core_seconds(True)
+        return Phase(core) + self._ring(2, core)
 
     def _ring(self, passes: int, core_s: float) -> Phase:
         """Keys and values of the whole sequence pass every GPU; all steps but the first can be hidden."""
@@ -241,10 +239,15 @@ class LayerCosts:
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
         assert self.model.moe is not None
-        copies = self.tokens / self.shard.tensor * self.model.moe.top_k
-        size = self.training.element_bytes * copies * self.model.hidden
-        once = self._collective("all_to_all", size, "expert")
-        return once + once
+        held = self.training.element_bytes * self.tokens / self.shard.tensor * self.model.hidden
+        once = _DISPATCHES[self.training.dispatch](self.collectives, self.model.moe, self.layout.group("expert"), held)
+        return Phase(2 * once, 2 * once)
+
+    def _beside_products(self, matrices: Sequence[Matrix], *roles: Role) -> Phase:
+        """What dispatching and combining save beside the products of another micro-batch, in these roles."""
+        products = sum(self._matrices(matrices, role).seconds for role in roles)
+        hidden = min(self._dispatch().seconds, products)
+        return Phase((1.0 - OVERLAP_PRICE) * hidden, hidden)
 
     def _collective(self, operation: Operation, size_bytes: float, kind: GroupKind) -> Phase:
         group = self.layout.group(kind)
@@ -254,8 +257,10 @@ class LayerCosts:
     def _recompute(self, forward: Phase, mixture: bool) -> Phase:
         if self.training.recompute == "full":
             return forward
+        if self.training.recompute == "without-attention":
+            return forward + self._core_forward * -1
         if self.training.recompute == "selective" and not self.training.flash_attention:
-            return Phase(self._core_seconds(False))
+            return Phase(self.core_seconds(False))
         if self.training.recompute == "pointwise":
             return self._kernels(Kernels(self.model, self.training, self.shard, mixture).repeated())
         return Phase()
@@ -271,6 +276,6 @@ class LayerCosts:
         halves = (times.input_grad, times.weight_grad)
         input_grad, weight_grad = (half.at_least(half.seconds * stretch) for half in halves)
         overlap = times.overlap.at_least(times.overlap.seconds * stretch)
-        full = self.training.recompute == "full"
-        recompute = times.recompute.at_least(forward_s) if full else times.recompute
+        whole = self.training.recompute in ("full", "without-attention")
+        recompute = times.recompute.at_least(forward_s) if whole else times.recompute
         return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute, overlap)

@@ -16,7 +16,7 @@ from pipesim.costs.kernels import Kernels
 from pipesim.costs.layer import LayerCosts
 from pipesim.costs.phases import LayerTimes, Phase
 from pipesim.hardware import Cluster, Layout
-from pipesim.ir.cut import LAYER, Cut, Part, Piece
+from pipesim.ir.cut import LAYER, WITHOUT_ATTENTION, Cut, Part, Piece
 from pipesim.workload.matrices import qkv_matrices
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import pre_attention_parameters
@@ -29,6 +29,8 @@ def repeated_parts(training: Training, cut: Cut) -> frozenset[Part]:
         return cut.repeated
     if training.recompute == "full":
         return frozenset(LAYER)
+    if training.recompute == "without-attention":
+        return WITHOUT_ATTENTION
     again = training.recompute == "selective" and not training.flash_attention
     return frozenset({Part.ATTENTION}) if again else frozenset()
 

@@ -15,6 +15,7 @@ from pipesim.lowering.memory import MemoryEffects, activation_effects
 from pipesim.metrics import beside
 
 Bytes = NDArray[np.float64]
+
 _ROUNDING = 1e-12
 """Levels this close, relatively, are the same bytes summed in another order (n ops: about n x 1e-16)."""
 
@@ -52,7 +53,7 @@ class Peak:
 def measure(timeline: Timeline, costs: Costs) -> tuple[Resident, Peak]:
     """What every rank holds and where it peaks, the allocator's losses included in the buffers."""
     fixed = resident(timeline.graph, costs)
-    found = peaks(timeline, activation_effects(timeline.graph, costs.sizes), fixed)
+    found = peaks(timeline, activation_effects(timeline.graph, costs.sizes, costs.variants), fixed)
     fixed = replace(fixed, buffers=fixed.buffers + costs.fragmentation * found.bytes)
     return fixed, replace(found, bytes=fixed.total + found.activations)
 

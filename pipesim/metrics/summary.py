@@ -42,7 +42,7 @@ def summarize(timeline: Timeline, costs: Costs) -> Summary:
     fixed, peaks = memory.measure(timeline, costs)
     return Summary(
         busy=measure(timeline),
-        parts=breakdown(timeline, costs.times),
+        parts=breakdown(timeline, costs.times, costs.variants),
         peak_in_flight=memory.in_flight(timeline.graph),
         resident=fixed,
         peaks=peaks,

@@ -58,6 +58,8 @@ def recomputed_flops(model: Model, recompute: str, flash_attention: bool) -> int
     """
     if recompute == "full":
         return forward_flops(model) - head_flops(model)
+    if recompute == "without-attention":
+        return forward_flops(model) - head_flops(model) - model.layers * attention_core_flops(model)
     if recompute == "selective" and not flash_attention:
         return model.layers * attention_core_flops(model)
     return 0

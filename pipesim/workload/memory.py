@@ -4,7 +4,7 @@ Activations follow Korthikanti et al. 2022 (arXiv 2205.05198), section 4, term b
 queries, gated MLPs, experts, latent attention and FlashAttention. For GPT in half precision they are
 exactly s b h (34 + 5 a s / h), with tensor parallelism s b h (10 + 24/t + 5 a s / (h t)), with sequence
 parallelism all of it / t, with selective recomputation without the 5 a s / h, with full recomputation 2 s b
-h.
+h; with recomputation of all but attention 4 s b h and what the core's own backward needs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def layer_activations(model: Model, mixture: bool, training: Training, shard: Sh
     """Bytes that one layer's forward keeps for one micro-batch, after what recomputation saves."""
     if training.recompute == "full":
         return layer_input(model, training, shard)
+    if training.recompute == "without-attention":
+        return layer_input(model, training, shard) + _attention_results(model, training, shard)
     stored = layer_working_set(model, mixture, training, shard)
     if training.recompute == "selective":
         stored -= attention_core(model, training, shard)
@@ -59,6 +61,11 @@ def _pointwise(model: Model, mixture: bool, training: Training, shard: Shard) ->
     moe = model.moe if mixture else None
     width = model.ffn if moe is None else moe.top_k * moe.ffn + moe.shared_ffn
     return saved + training.product_bytes * tokens(model, training, shard) * width / shard.tensor
+
+
+def _attention_results(model: Model, training: Training, shard: Shard) -> float:
+    """What the core's backward needs besides queries, keys and values: its output, and statistics or scores."""
+    return attention_output(model, training, shard) + attention_core(model, training, shard)
 
 
 def layer_input(model: Model, training: Training, shard: Shard) -> float:

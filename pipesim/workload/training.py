@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pipesim.errors import ConfigError, Problem, nearest
 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
-RECOMPUTES = ("none", "selective", "pointwise", "full")
+RECOMPUTES = ("none", "selective", "pointwise", "without-attention", "full")
+DISPATCHES = ("all-to-all", "deduplicated")
 TENSOR_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
@@ -21,8 +22,9 @@ class Training:
     ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
     attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
     al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
-    little time (PipeOffload, arXiv 2503.01328, section 5.4). ``zero`` shards over data-parallel ranks: 1
-    optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
+    little time (PipeOffload, arXiv 2503.01328, section 5.4), ``without-attention`` everything but that core, whose
+    cost grows with the square of the sequence (HelixPipe, arXiv 2507.00394). ``zero`` shards over data-parallel
+    ranks: 1 optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
     fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
     scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
@@ -33,7 +35,9 @@ class Training:
     communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
     beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split), ``full``
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
-    Engine's userbuffers, NeMo), ``none`` before 2022. ``attention_version``: FlashAttention 3 (or cuDNN's
+    Engine's userbuffers, NeMo), ``none`` before 2022. ``dispatch``: how tokens get to their experts, by an all-to-all
+    of every copy, or one copy per node and GPU (DeepEP). ``expert_overlap``: that runs beside another micro-batch's
+    products (Megatron-LM's overlap-moe-expert-parallel-comm). ``attention_version``: FlashAttention 3 (or cuDNN's
     equal) where the GPU has it, or 2 (PyTorch's own until 2025).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
@@ -54,6 +58,8 @@ class Training:
     fused_loss: bool = True
     tensor_overlap: str = "gradients"
     attention_version: int = 3
+    dispatch: str = "all-to-all"
+    expert_overlap: bool = False
 
     def __post_init__(self) -> None:
         problems = [
@@ -62,6 +68,7 @@ class Training:
             *_choice("optimizer", self.optimizer, OPTIMIZERS),
             *_choice("gradients", self.gradients, ("fp32", "half")),
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
+            *_choice("dispatch", self.dispatch, DISPATCHES),
         ]
         if self.zero not in (0, 1, 2, 3):
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))

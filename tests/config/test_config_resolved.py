@@ -161,5 +161,6 @@ def test_the_schema_describes_both_forms() -> None:
     schema = json_schema()
     assert [one["$ref"] for one in schema["anyOf"]] == ["#/$defs/AbstractConfig", "#/$defs/ClusterConfig"]
     assert "a100-sxm-80gb" in schema["$defs"]["Cluster"]["properties"]["gpu"]["examples"]
-    assert schema["$defs"]["Training"]["properties"]["recompute"]["enum"] == ["none", "selective", "pointwise", "full"]
+    choices = ["none", "selective", "pointwise", "without-attention", "full"]
+    assert schema["$defs"]["Training"]["properties"]["recompute"]["enum"] == choices
     assert schema["$defs"]["Pipeline"]["additionalProperties"] is False

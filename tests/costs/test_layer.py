@@ -61,6 +61,29 @@ def test_selective_recomputation_repeats_the_attention_core_only():
     assert times.recompute.collective_s == 0
 
 
+@pytest.mark.parametrize("flash", [True, False])
+def test_recomputation_without_attention_repeats_all_but_the_core(flash):
+    """With selective recomputation, which repeats the core alone, it makes the full one."""
+    full, rest = (layer(recompute=how, flash_attention=flash).recompute for how in ("full", "without-attention"))
+    core = layer(recompute="selective", flash_attention=False).recompute if not flash else None
+    assert rest.seconds < full.seconds
+    assert rest.collective_s == full.collective_s
+    if core is not None:
+        assert rest.seconds + core.seconds == pytest.approx(full.seconds, rel=1e-12)
+
+
+def test_recomputation_without_attention_gains_with_the_sequence():
+    """Its share of the forward falls as the core, which is quadratic in the sequence, grows."""
+    model, options = model_from_catalog("llama-3-8b"), {"precision": "bf16", "micro_batch": 1, "flash_attention": True}
+    cluster, shares = build_cluster("h100-sxm-80gb"), []
+    for sequence in (4096, 32768, 131072):
+        times = layer(replace(model, sequence=sequence), cluster, recompute="without-attention", **options)
+        shares.append(times.recompute.seconds / times.forward.seconds)
+    assert shares[0] > 0.8
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] < 0.5
+
+
 def test_flash_attention_leaves_selective_recomputation_nothing_to_repeat():
     assert layer(recompute="selective", flash_attention=True).recompute.seconds == 0
 

@@ -124,6 +124,24 @@ def test_zero_stages_shard_optimizer_then_gradients_then_weights(zero, expected)
     assert state.weights + state.gradients + state.optimizer == expected
 
 
+def test_recomputation_without_attention_leaves_4_sbh_and_statistics():
+    """The layer's input, the core's output and, in FlashAttention, an fp32 statistic per query and head."""
+    model, training = (
+        model_from_catalog("gpt3-175b"),
+        replace(EAGER, recompute="without-attention", flash_attention=True),
+    )
+    shard = Shard(tensor=8, sequence_parallel=True)
+    expected = (4 * model.sequence * model.hidden + 4 * model.sequence * model.heads) / 8
+    assert layer_activations(model, False, training, shard) == expected
+
+
+def test_recomputation_without_attention_keeps_scores_where_there_is_no_flash_attention():
+    """5 a s^2 b: the core is not repeated, so softmax, mask and dropped scores stay."""
+    model, training = model_from_catalog("gpt-22b"), replace(EAGER, recompute="without-attention")
+    once, scores = model.sequence * model.hidden, model.heads * model.sequence**2
+    assert layer_activations(model, False, training, Shard()) == 4 * once + 5 * scores
+
+
 def test_pointwise_recomputation_leaves_20_sbh():
     """Norms, GeLU and dropout repeated: 34 s b h become 20, 14 of which come back (arXiv 2503.01328, section 5.4)."""
     model, training = model_from_catalog("gpt3-175b"), replace(EAGER, recompute="pointwise", flash_attention=True)
