@@ -17,8 +17,9 @@ from pipesim.costs.unit import Given, unit_costs
 from pipesim.costs.variants import mixed, scaled
 from pipesim.ir.cut import Cut
 from pipesim.ir.placement import Placement
+from pipesim.ir.timeline import to_picoseconds
 from pipesim.metrics.collect import Work
-from pipesim.schedules.base import Schedule
+from pipesim.schedules.base import Schedule, StepCosts
 
 if TYPE_CHECKING:
     from pipesim.config.document import AbstractConfig, ClusterConfig
@@ -92,8 +93,7 @@ def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, W
     priced = Priced.of(config, layers, ranks, cut)
     if lengths is None:
         return priced.costs(model), priced.work(model, config.microbatches)
-    costs = mixed(lengths, lambda length: priced.costs(replace(model, sequence=length)))
-    return costs, priced.whole_work(model, lengths)
+    return priced.mixed(model, lengths), priced.whole_work(model, lengths)
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,10 @@ class Priced:
         if self.scales is None:
             return self._with_copies(costs)
         return mixed(self.scales, lambda scale: self._with_copies(scaled(costs, scale)))
+
+    def mixed(self, model: Model, lengths: Sequence[int]) -> Costs:
+        """Costs of micro-batches with sequences of these lengths."""
+        return mixed(lengths, lambda length: self.costs(replace(model, sequence=length)))
 
     def _with_copies(self, costs: Costs) -> Costs:
         from pipesim.costs.host import host_copies
@@ -186,3 +190,19 @@ def fitted(config: AbstractConfig | ClusterConfig) -> Schedule:
 
     schedule = config.schedule.build()
     return schedule.fit(config.build_model().layers) if isinstance(config, ClusterConfig) else schedule
+
+
+def step_costs(costs: Costs) -> StepCosts:
+    """What a cost-driven schedule may look at, of the mean micro-batch; a hop is the slowest between neighbours."""
+    times, sizes, hops = costs.times, costs.sizes, costs.hops
+    here = np.arange(hops.latency_s.shape[0] - 1)
+    largest = float(sizes.message.max(initial=0.0))
+    hop_s = hops.latency_s[here, here + 1] + largest * hops.seconds_per_byte[here, here + 1]
+    return StepCosts(
+        forward=to_picoseconds(times.forward),
+        input_grad=to_picoseconds(times.input_grad + times.recompute),
+        weight_grad=to_picoseconds(times.weight_grad),
+        hop=int(to_picoseconds(hop_s.max(initial=0.0))),
+        activations=sizes.activations,
+        weight_grad_activations=sizes.weight_grad_activations,
+    )

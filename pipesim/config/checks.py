@@ -250,12 +250,22 @@ def _partition(
         stages = _stages(fitted, ranks)
         if stages <= 10**6 and fitted.placement(ranks).cut is not None:
             return _whole_layers_only(schedule, training)
+        if training.partition == "balanced":
+            return _enough_pieces(model.layers, stages)
         partition(model.layers, stages, training.partition)
     except ConfigError as error:
         return error.problems
     except (ScheduleError, ProgramError):  # reported when the schedule itself is checked
         return ()
     return ()
+
+
+def _enough_pieces(layers: int, stages: int) -> Sequence[Problem]:
+    """The embedding and the head may have a stage to themselves; every other stage needs a layer."""
+    if stages <= layers + 2:
+        return ()
+    found, allowed = f"{stages} stages for {layers} layers", f"at most {layers + 2} stages"
+    return [Problem("schedule", "more stages than layers, embedding and head", found, allowed)]
 
 
 def _whole_layers_only(schedule: ScheduleChoice, training: Training) -> Sequence[Problem]:

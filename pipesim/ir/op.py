@@ -59,7 +59,7 @@ def is_any(kind: NDArray[np.int8], kinds: Sequence[Kind]) -> NDArray[np.bool_]:
     return reduce(or_, (kind == one for one in kinds))
 
 
-_TOKEN = re.compile(r"(\d+)([A-Z_]+?)(\d+)$")
+_TOKEN = re.compile(r"(\d+)([A-Z_]+?)(\d+)$", re.ASCII)
 _PAIR = re.compile(r"\(([^;()]+);([^;()]+)\)(?:OVERLAP_F_B)?$")
 
 

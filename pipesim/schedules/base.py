@@ -180,6 +180,11 @@ class Schedule:
         return None
 
     @property
+    def searched(self) -> bool:
+        """Whether the order comes out of a search, which may find another one for more micro-batches."""
+        return False
+
+    @property
     def synchronous_optimizer(self) -> bool:
         """Whether all ranks wait for each other before the optimizer step."""
         return getattr(self, "optimizer", "synchronous") == "synchronous"
@@ -197,6 +202,11 @@ def option(default: Any, help: str, name: str = "") -> Any:
     ``name`` is what users call it, where the field cannot have that name.
     """
     return field(default=default, metadata={"help": help, "name": name})
+
+
+def optimizer_option() -> Any:
+    """The option ``optimizer`` of schedules that split backwards, of type `Optimizer`."""
+    return option("synchronous", "whether ranks wait for each other before the optimizer step")
 
 
 def options(cls: type[Schedule]) -> dict[str, Field[Any]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Schedule, Setting, option, require
+from pipesim.schedules.base import Optimizer, Schedule, Setting, optimizer_option, option, require
 from pipesim.schedules.registry import register
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ class ZeroBubbleAuto(Schedule):
     memory: ClassVar[str] = "at most memory_limit P"
 
     memory_limit: float = option(1.0, "most activations on a rank, in units of P times those of its stage")
-    optimizer: Literal["synchronous", "post-validated"] = option(
-        "synchronous", "whether ranks wait for each other before the optimizer step"
-    )
+    optimizer: Optimizer = optimizer_option()
     objective: Literal["span", "makespan"] = option(
         "span", "what to minimise first: the longest time from a rank's first op to its last, or the step"
     )
@@ -70,6 +68,11 @@ class ZeroBubbleAuto(Schedule):
         first, second = (span, makespan) if self.objective == "span" else (makespan, span)
         kinds = find_order(line, first, second, self.effort)
         return _program(self, kinds, setting)
+
+    @property
+    def searched(self) -> bool:
+        """Always."""
+        return True
 
     def lower_bound(self, setting: Setting) -> int:
         """A span or makespan, as `objective` says, that no order within the memory limit can beat, in ps."""
