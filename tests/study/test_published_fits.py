@@ -26,6 +26,9 @@ the same runtime (PyTorch 1.6 with GLOO), these are 1.2 (GEMS) and 1.45 times (C
 NOT_A_WHOLE_RUN = {"layer_s", "layer_forward_s", "layer_backward_s", "state_bytes", "activation_bytes"}
 """Rows that time one layer, and the bars of Korthikanti's Figure 1, which shows what does not fit."""
 
+REPEATS_PER_OP = {"torchtitan-2024": "selective"}
+"""What a source calls so repeats all but attention and every second product, which leaves less than this does."""
+
 EVERY = {"vtrain-a100": 40}
 """How many rows of a source one row stands for, where there are many alike."""
 
@@ -35,10 +38,10 @@ def fits(config):
 
 
 def test_the_table_has_both_outcomes_of_every_kind():
-    """66 cells of PipeOffload's Figure 15, 35 runs of zero-bubble schedules, 12 of Korthikanti, 6 of Chimera."""
+    """68 cells of PipeOffload's Figure 15, 33 runs of zero-bubble schedules, 12 of Korthikanti, 6 of Chimera."""
     assert {row["outcome"] for row in CASES} == set(OUTCOMES)
     counts = [sum(row["source"] == source for row in CASES) for source in dict.fromkeys(row["source"] for row in CASES)]
-    assert counts == [66, 35, 12, 6]
+    assert counts == [68, 33, 12, 6]
 
 
 @pytest.mark.parametrize("row", CASES, ids=lambda row: f"{row['source']} {row['case']}")
@@ -47,6 +50,22 @@ def test_published_outcome(row):
     ran = row["outcome"] == "ran"
     expected = True if row["case"] in OUT_OF_MEMORY_IN_THEIR_RUNTIME else ran
     assert fits(json.loads(row["config"])) is expected
+
+
+def test_peaks_of_zero_bubble_runs():
+    """Seven schedules on 8 to 32 GPUs, printed in whole GB, taken as GiB as Megatron-LM reports memory; allocated, so
+    without context, NCCL and fragmentation. 2.8 % on average; up to 9 % less where activations of the smallest model
+    are largest.
+    """
+    none = {"context_memory": 0, "nccl_memory": 0, "fragmentation": 0}
+    errors = []
+    for row in (row for row in CASES if row["peak_gb"]):
+        config = json.loads(row["config"])
+        found = pipesim.simulate({**config, "cluster": {**config["cluster"], **none}}).metrics["memory"]["peak_bytes"]
+        errors.append(abs(found / 2**30 / float(row["peak_gb"]) - 1))
+    assert len(errors) == 33
+    assert sum(errors) / len(errors) < 0.03
+    assert max(errors) < 0.09
 
 
 def test_only_the_host_is_full_where_only_the_host_was():
@@ -60,6 +79,8 @@ def test_only_the_host_is_full_where_only_the_host_was():
 @pytest.mark.parametrize("source", [source.name for source in sources()])
 def test_every_published_run_fits(source):
     """Whatever has a measured time has run."""
-    runs = {row.key: row for row in measurements([source]) if row.quantity not in NOT_A_WHOLE_RUN}
+    rows = [row for row in measurements([source]) if row.quantity not in NOT_A_WHOLE_RUN]
+    known = REPEATS_PER_OP.get(source)
+    runs = {row.key: row for row in rows if known is None or row.setting("training.recompute") != known}
     chosen = list(runs.values())[:: EVERY.get(source, 1)]
     assert [row.label for row in chosen if not simulate(row).result.fits] == []

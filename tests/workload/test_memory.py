@@ -179,7 +179,7 @@ def test_a_loss_op_by_op_works_in_fp32_arrays_of_the_logits():
 
 
 def test_fp8_keeps_what_only_products_read_in_one_byte():
-    """Of GPT's 32 s b h without dropout: norm outputs 4 to 2, activation output 8 to 4, a copy of attention's added 1."""
+    """Of GPT's 32 s b h without dropout: norm outputs 4 to 2, activation output 8 to 4, attention's copy 1 more."""
     model = replace(model_from_catalog("gpt3-175b"), dropout=False)
     statistics = 4 * model.sequence * model.heads
     bf16, fp8 = (layer_working_set(model, False, Training(precision=each), Shard()) for each in ("bf16", "fp8"))
