@@ -156,7 +156,9 @@ def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
 def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline, list[str]]:
     """Metrics and the costs they are for; the timeline, or that of a shorter step; and notes on how they were made."""
     notes = []
-    if plan.config.simulation.extrapolate:
+    if plan.config.simulation.extrapolate and plan.costs.variants is not None:
+        notes.append("not extrapolated: micro-batches are not all alike, so that all were simulated")
+    elif plan.config.simulation.extrapolate:
         found = _extrapolate(plan, engine)
         if found is not None:
             metrics = report(found.summary, plan.costs, plan.work)

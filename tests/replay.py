@@ -6,12 +6,12 @@ import numpy as np
 
 from pipesim.costs.costs import Costs, Hops, StageSizes, StageTimes
 from pipesim.engine import event
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 from pipesim.ir.timeline import Timeline
 from pipesim.ir.verify import verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 
 UNIT = 1e-12
 """Costs are given in picoseconds, so that integers stay integers."""

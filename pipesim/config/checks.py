@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipesim.config.abstract import Pipeline, UnitCosts
 from pipesim.config.cluster import Cluster, Parallelism, Profile, Simulation, Training
+from pipesim.config.microbatches import length_problems, one_each
 from pipesim.config.model import build_model
 from pipesim.config.schedule import ScheduleChoice
 from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
@@ -44,6 +45,8 @@ def abstract_problems(sections: Sections, _raw: Mapping[str, Any], _directory: P
         yield from problems
         if costs is not None and not problems:
             yield from _list_lengths(costs, pipeline, schedule)
+    if pipeline is not None and costs is not None:
+        yield from one_each("costs.microbatch_scale", costs.microbatch_scale, pipeline.microbatches)
 
 
 def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path) -> Iterator[Problem]:
@@ -71,6 +74,7 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
         yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
         yield from _batches(schedule, parallelism, training, model)
+        yield from length_problems(parallelism, training, model, sections.get("costs"))
         if schedule is not None:
             yield from _sharded_without_flush(schedule, parallelism, training)
     if schedule is not None and "simulation" in sections:
@@ -264,7 +268,8 @@ def _whole_layers_only(schedule: ScheduleChoice, training: Training) -> Sequence
     if training.partition is None:
         return ()
     message = f"{schedule.name} cuts inside layers and decides itself which rank has what"
-    return [Problem("training.partition", message, str(list(training.partition)), "nothing")]
+    given = training.partition if isinstance(training.partition, str) else list(training.partition)
+    return [Problem("training.partition", message, repr(given), "nothing")]
 
 
 def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:

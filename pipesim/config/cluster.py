@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema
 
-from pipesim.config.section import Bytes, Count, Counts, Ranks, Section, refuse
+from pipesim.config.section import Bytes, Count, Counts, Ranks, Scales, Section, as_tuple, refuse
+from pipesim.errors import nearest
 
 
 def _named(value: Any) -> Any:
@@ -29,6 +30,33 @@ Model = Annotated[
 ]
 Gpu = Annotated[Named, PlainValidator(_named), _schema("a GPU's name, or {base: name, memory: ..., ...}")]
 Link = Annotated[Named, PlainValidator(_named), _schema("a link's name, or {bandwidth, latency, nics_per_node}")]
+
+
+PARTITIONS = ("even", "ends-short", "balanced")
+
+
+def _partition(value: Any) -> tuple[int, ...] | str:
+    """The layers of each stage as a list, or one of the names of `PARTITIONS`."""
+    if isinstance(value, list | tuple):
+        return _COUNTS.validate_python(value, strict=True)
+    names = ", ".join(PARTITIONS)
+    if not isinstance(value, str):
+        raise refuse("not a list", f"a list, layers per stage, or {names}")
+    if value not in PARTITIONS:
+        raise refuse("unknown partition", f"{names}, or a list, layers per stage", nearest(value, PARTITIONS))
+    return value
+
+
+_COUNTS: TypeAdapter[tuple[int, ...]] = TypeAdapter(Counts)
+Partition = Annotated[
+    tuple[int, ...] | str,
+    PlainValidator(_partition),
+    WithJsonSchema({
+        "description": "layers per stage, or how to choose them",
+        "anyOf": [{"type": "array", "items": {"type": "integer", "minimum": 0}}, {"enum": list(PARTITIONS)}],
+    }),
+]  # fmt: skip
+Lengths = Annotated[tuple[Count, ...], BeforeValidator(as_tuple)]
 
 
 class Cluster(Section):
@@ -78,7 +106,11 @@ class Training(Section):
     """What one step does, as in `pipesim.workload.training.Training`.
 
     Batches are counted in sequences; ``global_batch`` is over all replicas. ``sequence_parallel`` defaults to
-    true when tensor > 1. ``partition`` has the layers of each stage.
+    true when tensor > 1. ``partition`` has the layers of each stage, or says how to choose them: ``even``, the default,
+    with the ends short where layers do not divide; ``ends-short``, one layer less on the first and the last stage than
+    on all others; ``balanced``, so that the slowest rank is as fast as possible and every rank fits in memory.
+    ``sequence_lengths`` has the tokens per sequence of each micro-batch, where these are not all the model's
+    ``sequence``; every replica has the same.
     """
 
     micro_batch: Count = 1
@@ -95,13 +127,19 @@ class Training(Section):
     fused_gradients: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     attention_version: Literal[2, 3] = 3
-    partition: Counts | None = None
+    partition: Partition | None = None
+    sequence_lengths: Lengths | None = None
 
 
 class Profile(Section):
-    """Measured costs and sizes per stage or per layer, in a CSV file next to the config."""
+    """Measured costs and sizes per stage or per layer, in a CSV file next to the config.
+
+    ``microbatch_scale``: by how much each micro-batch's work, activations and messages are larger than measured, one
+    number per micro-batch; 1 when left out.
+    """
 
     profile: str
+    microbatch_scale: Scales | None = None
 
 
 class Simulation(Section):

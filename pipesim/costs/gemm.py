@@ -45,9 +45,22 @@ def gemm_seconds(
     rate = fit.efficiency * gpu.peak_flops[precision] * (GROUPED[role] if groups > 1 else 1.0)
     if role == "weight_grad":
         rate /= gpu.weight_grad_slowdown
-    element = _ELEMENT[precision]
-    result = result_bytes or (_ACCUMULATED if role == "weight_grad" else max(element, 2))
-    moved = element * (m * k + k * n) + result * m * n
     compute_s = 2 * m * n * k / rate
+    moved = moved_bytes(m, n, k, precision, role, result_bytes)
     memory_s = moved / (fit.memory_efficiency * gpu.memory_bandwidth)
     return np.asarray(fit.overhead_s + groups * np.maximum(compute_s, memory_s))
+
+
+def moved_bytes(
+    m: npt.ArrayLike,
+    n: npt.ArrayLike,
+    k: npt.ArrayLike,
+    precision: str,
+    role: Role = "forward",
+    result_bytes: int | None = None,
+) -> npt.NDArray[np.float64]:
+    """Bytes that one product reads and writes at least; arguments as in `gemm_seconds`."""
+    m, n, k = (np.asarray(size, dtype=np.float64) for size in (m, n, k))
+    element = _ELEMENT[precision]
+    result = result_bytes or (_ACCUMULATED if role == "weight_grad" else max(element, 2))
+    return np.asarray(element * (m * k + k * n) + result * m * n)

@@ -27,19 +27,31 @@ class Kernels:
         self.tokens = tokens(model, training, shard)
         self.whole = self.tokens * model.hidden / shard.sequence_ways
 
+    def norm(self) -> Traffic:
+        """One norm."""
+        return kernel(2 * self.element * self.whole)
+
+    def norm_backward(self) -> Traffic:
+        """One norm backwards."""
+        return kernel(3 * self.element * self.whole)
+
+    def residual(self) -> Traffic:
+        """Bias, dropout and addition to the residual stream."""
+        return kernel(self.whole * (3 * self.element + (_MASK if self.model.dropout else 0)))
+
+    def activation(self) -> Traffic:
+        """The activation functions of the feed-forward block."""
+        return self._activation(2 if self.model.gated_mlp else 1, 1)
+
+    def activation_backward(self) -> Traffic:
+        """The same functions backwards."""
+        ways = 2 if self.model.gated_mlp else 1
+        return self._activation(1 + ways, ways)
+
     def forward(self) -> Traffic:
         """Everything between the matrix products and the attention core."""
-        model, element, whole = self.model, self.element, self.whole
-        residual = kernel(whole * (3 * element + (_MASK if model.dropout else 0)))
-        norm = kernel(2 * element * whole)
-        total = (
-            norm
-            + residual
-            + norm
-            + residual
-            + self.around_attention()
-            + self._activation(2 if model.gated_mlp else 1, 1)
-        )
+        total = self.norm() + self.residual() + self.norm() + self.residual() + self.around_attention()
+        total += self.activation()
         if self.mixture:
             total += self._routing()
         return total + self._casts(2)
@@ -47,17 +59,14 @@ class Kernels:
     def repeated(self) -> Traffic:
         """What pointwise recomputation repeats: norms and the activation function; dropout draws its masks anew."""
         mask = kernel(_MASK * self.whole) if self.model.dropout else Traffic()
-        norm = kernel(2 * self.element * self.whole)
-        return norm + norm + mask + mask + self._activation(2 if self.model.gated_mlp else 1, 1)
+        return self.norm() + self.norm() + mask + mask + self.activation()
 
     def input_grad(self) -> Traffic:
         """The same kernels backwards; gradients of the two branches of each residual are added."""
-        model, element, whole = self.model, self.element, self.whole
-        dropout = kernel(whole * (2 * element + _MASK)) if model.dropout else Traffic()
-        norm_and_add = kernel(3 * element * whole) + kernel(3 * element * whole)
-        ways = 2 if model.gated_mlp else 1
+        dropout = kernel(self.whole * (2 * self.element + _MASK)) if self.model.dropout else Traffic()
+        norm_and_add = self.norm_backward() + kernel(3 * self.element * self.whole)
         total = dropout + norm_and_add + dropout + norm_and_add
-        total += self.around_attention() + self._activation(1 + ways, ways)
+        total += self.around_attention() + self.activation_backward()
         if self.mixture:
             total += self._routing()
         return total + self._casts(2)
@@ -86,6 +95,10 @@ class Kernels:
         heads = model.heads / self.shard.tensor
         return self.tokens * (heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim))
 
+    def rotation(self) -> Traffic:
+        """Rotation of queries and keys."""
+        return rotary(2 * self.element * self.qkv_elements())
+
     def around_attention(self) -> Traffic:
         """Bias of QKV, rotation of queries and keys, norms of latents, copies that unfused attention
         needs."""
@@ -94,7 +107,7 @@ class Kernels:
         if model.qkv_bias:
             total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += rotary(2 * element * self.qkv_elements())
+            total += self.rotation()
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
             total += kernel(2 * element * latent) + kernel(2 * element * latent)

@@ -31,6 +31,7 @@ from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kern
 from pipesim.costs.gemm import Role, gemm_seconds
 from pipesim.costs.kernels import Kernels
 from pipesim.costs.phases import LayerTimes, Phase, total
+from pipesim.costs.products import Product, product
 from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
 from pipesim.hardware.layout import GroupKind
@@ -124,51 +125,18 @@ class LayerCosts:
         """
         return self.training.element_bytes * self.tokens * self.model.hidden
 
-    # Pieces -------------------------------------------------------------------------------------------------
-
-    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
-        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
-
-    def _matrix(self, matrix: Matrix, role: Role) -> float:
-        """One matrix product; routed experts run as one grouped product over the experts of this GPU."""
-        rows, inputs, outputs = self.tokens, float(matrix.inputs), float(matrix.outputs)
-        groups, ways = 1, self.shard.tensor
-        if matrix.copies > 1:
-            ways = self.shard.expert_tensor
-            groups = max(matrix.copies // self.shard.expert, 1)
-            rows *= matrix.active * ways / self.shard.tensor / groups
-        if matrix.split == "column":
-            outputs /= ways
-        elif matrix.split == "row":
-            inputs /= ways
-        else:
-            rows /= self.shard.sequence_ways
-        # m, n, k of the product: the summed-over dimension of a weight gradient is the tokens.
-        sizes = {
-            "forward": (rows, outputs, inputs),
-            "input_grad": (rows, inputs, outputs),
-            "weight_grad": (inputs, outputs, rows),
-        }[role]
+    def product_seconds(self, sizes: Product, role: Role) -> float:
+        """One matrix product, possibly grouped."""
         unfused = role == "weight_grad" and not self.training.fused_gradients
         result_bytes = self.training.element_bytes if unfused else None
-        return float(gemm_seconds(*sizes, self.gpu, self.training.precision, role, groups, result_bytes))
-
-    def _kernels(self, traffic: Traffic) -> Phase:
-        return Phase(elementwise_seconds(traffic, self.gpu))
+        m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
+        return float(gemm_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes))
 
     @cached_property
-    def _core_forward(self) -> Phase:
-        core = self._core_seconds(False)
-        return Phase(core) + self._ring(1, core)
-
-    @cached_property
-    def _core_backward(self) -> Phase:
-        core = self._core_seconds(True)
-        return Phase(core) + self._ring(2, core)
-
-    def _core_seconds(self, backward: bool) -> float:
+    def core(self) -> Core:
+        """The work of the attention core on this GPU."""
         model, training = self.model, self.training
-        core = Core(
+        return Core(
             batch=training.micro_batch,
             sequence=model.sequence,
             heads=max(model.heads / self.shard.tensor, 1.0),
@@ -179,7 +147,31 @@ class LayerCosts:
             dropout=model.dropout,
             version=training.attention_version,
         )
-        return core_seconds(core, self.gpu, training.precision, training.flash_attention, backward)
+
+    def core_seconds(self, backward: bool) -> float:
+        """The attention core, forward or backward, without the communication of context parallelism."""
+        return core_seconds(self.core, self.gpu, self.training.precision, self.training.flash_attention, backward)
+
+    # Pieces -------------------------------------------------------------------------------------------------
+
+    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
+        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
+
+    def _matrix(self, matrix: Matrix, role: Role) -> float:
+        return self.product_seconds(product(matrix, role, self.tokens, self.shard), role)
+
+    def _kernels(self, traffic: Traffic) -> Phase:
+        return Phase(elementwise_seconds(traffic, self.gpu))
+
+    @cached_property
+    def _core_forward(self) -> Phase:
+        core = self.core_seconds(False)
+        return Phase(core) + self._ring(1, core)
+
+    @cached_property
+    def _core_backward(self) -> Phase:
+        core = self.core_seconds(True)
+        return Phase(core) + self._ring(2, core)
 
     def _ring(self, passes: int, core_s: float) -> Phase:
         """Keys and values of the whole sequence pass every GPU; all steps but the first can be hidden."""
@@ -255,7 +247,7 @@ class LayerCosts:
         if self.training.recompute == "full":
             return forward
         if self.training.recompute == "selective" and not self.training.flash_attention:
-            return Phase(self._core_seconds(False))
+            return Phase(self.core_seconds(False))
         if self.training.recompute == "pointwise":
             return self._kernels(Kernels(self.model, self.training, self.shard, mixture).repeated())
         return Phase()

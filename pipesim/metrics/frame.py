@@ -168,7 +168,7 @@ def memory_frame(timeline: Timeline, costs: Costs) -> pd.DataFrame:
     import pandas as pd
 
     fixed = resident(timeline.graph, costs)
-    effects = activation_effects(timeline.graph, costs.sizes)
+    effects = activation_effects(timeline.graph, costs.sizes, costs.variants)
     begin = int(timeline.start.min()) / PICOSECONDS if len(timeline.start) else 0.0
     rows = []
     for rank in range(timeline.graph.ranks):

@@ -43,10 +43,10 @@ def summarize(timeline: Timeline, costs: Costs) -> Summary:
     fixed = memory.resident(timeline.graph, costs)
     return Summary(
         busy=measure(timeline),
-        parts=breakdown(timeline, costs.times),
+        parts=breakdown(timeline, costs.times, costs.variants),
         peak_in_flight=memory.in_flight(timeline.graph),
         resident=fixed,
-        peaks=memory.peaks(timeline, activation_effects(timeline.graph, costs.sizes), fixed),
+        peaks=memory.peaks(timeline, activation_effects(timeline.graph, costs.sizes, costs.variants), fixed),
         path=amounts(timeline, critical_path(timeline)),
     )
 
