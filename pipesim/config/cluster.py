@@ -97,6 +97,7 @@ class Training(Section):
     attention_version: Literal[2, 3] = 3
     dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
     expert_overlap: bool = False
+    data_overlap: Literal["none", "gradients", "full"] = "gradients"
     partition: Counts | None = None
 
 

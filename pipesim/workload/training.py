@@ -9,7 +9,7 @@ from pipesim.errors import ConfigError, Problem, nearest
 PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
 RECOMPUTES = ("none", "selective", "pointwise", "without-attention", "full")
 DISPATCHES = ("all-to-all", "deduplicated")
-TENSOR_OVERLAPS = ("none", "gradients", "full")
+TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
 
@@ -36,8 +36,11 @@ class Training:
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
     Engine's userbuffers, NeMo), ``none`` before 2022. ``dispatch``: how tokens get to their experts, by an all-to-all
     of every copy, or one copy per node and GPU (DeepEP). ``expert_overlap``: that runs beside another micro-batch's
-    products (Megatron-LM's overlap-moe-expert-parallel-comm). ``attention_version``: FlashAttention 3 (or cuDNN's
-    equal) where the GPU has it, or 2 (PyTorch's own until 2025).
+    products (Megatron-LM's overlap-moe-expert-parallel-comm). ``data_overlap``: which communication of data parallelism
+    runs beside computation: ``gradients``, each layer's reduction from the end of its last backward on (Megatron-LM's
+    overlap-grad-reduce), ``full`` also the gathering of the weights that ZeRO 1 and 2 updated, before the next step's
+    forwards that need them (overlap-param-gather), ``none`` waits for each. ``attention_version``: FlashAttention 3
+    (or cuDNN's equal) where the GPU has it, or 2 (PyTorch's own until 2025).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -58,6 +61,7 @@ class Training:
     attention_version: int = 3
     dispatch: str = "all-to-all"
     expert_overlap: bool = False
+    data_overlap: str = "gradients"
 
     def __post_init__(self) -> None:
         problems = [
@@ -67,6 +71,7 @@ class Training:
             *_choice("gradients", self.gradients, ("fp32", "half")),
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
             *_choice("dispatch", self.dispatch, DISPATCHES),
+            *_choice("data_overlap", self.data_overlap, DATA_OVERLAPS),
         ]
         if self.zero not in (0, 1, 2, 3):
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))
