@@ -133,3 +133,4 @@ def as_tuple(value: Any) -> Any:
 
 
 Counts = Annotated[tuple[Annotated[int, Field(ge=0, le=LARGEST_COUNT)], ...], BeforeValidator(as_tuple)]
+Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], BeforeValidator(as_tuple)]

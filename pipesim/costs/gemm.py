@@ -80,11 +80,24 @@ def roofline_seconds(
         many = grouped(gpu.base, role)
         rows = k if role == "weight_grad" else m
         operations = 2 * m * n * k * (1 + many.rows / np.maximum(rows, 1.0)) / many.rate
-    element = _ELEMENT[precision]
-    result = result_bytes or (_ACCUMULATED if role == "weight_grad" else max(element, 2))
-    moved = element * (m * k + k * n) + result * m * n
+    moved = moved_bytes(m, n, k, precision, role, result_bytes)
     memory_s = moved / (fit.memory_efficiency * gpu.memory_bandwidth)
     return np.asarray(fit.overhead_s + groups * np.maximum(operations / rate, memory_s))
+
+
+def moved_bytes(
+    m: npt.ArrayLike,
+    n: npt.ArrayLike,
+    k: npt.ArrayLike,
+    precision: str,
+    role: Role = "forward",
+    result_bytes: int | None = None,
+) -> npt.NDArray[np.float64]:
+    """Bytes that one product reads and writes at least; arguments as in `gemm_seconds`."""
+    m, n, k = (np.asarray(size, dtype=np.float64) for size in (m, n, k))
+    element = _ELEMENT[precision]
+    result = result_bytes or (_ACCUMULATED if role == "weight_grad" else max(element, 2))
+    return np.asarray(element * (m * k + k * n) + result * m * n)
 
 
 @cache

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
+from pipesim.ir.connect import connect
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 from pipesim.ir.updates import WeightPolicy, stale_stages
 from pipesim.lowering.blocking import insert_exchanges
-from pipesim.lowering.connect import connect
 from pipesim.lowering.data_parallel import DataParallel, add_barrier, add_data_parallel
 from pipesim.lowering.insert import append_optimizer, insert_recompute, insert_reconstruct
 from pipesim.lowering.offload import add_offload

@@ -16,8 +16,8 @@ Floats = NDArray[np.float64]
 LARGEST, SMALLEST = 9.0, 4.5
 """Font sizes in points."""
 
-PADDING = 2.4
-"""Points left free beside a number, both sides together."""
+PADDING, LEADING = 2.4, 1.2
+"""Points left free beside a number, and above and below it, both sides together."""
 
 ENOUGH = 0.9
 """Share of a kind's numbers that must fit for any of them to be drawn: single digits alone would mislead."""
@@ -36,9 +36,13 @@ def glyphs(text: str) -> TextPath:
 
 
 def text_size(text: str) -> tuple[float, float]:
-    """Width and height of a number at font size 1, as drawn."""
-    box = glyphs(text).get_extents()
-    return float(box.width), float(box.height)
+    """Width of a number at font size 1, as drawn, and the height of the tallest digit, so that all fit or none."""
+    return float(glyphs(text).get_extents().width), _digit_height()
+
+
+@cache
+def _digit_height() -> float:
+    return max(float(glyphs(digit).get_extents().height) for digit in "0123456789")
 
 
 def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -52,7 +56,7 @@ def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np
         return size, fits
     outlines = np.array([text_size(str(n)) for n in range(int(boxes.label.max()) + 1)])
     text = outlines[np.maximum(boxes.label, 0)]
-    limit = np.minimum((width - PADDING) / text[:, 0], (height - PADDING) / text[:, 1])
+    limit = np.minimum((width - PADDING) / text[:, 0], (height - LEADING) / text[:, 1])
     whole = height > 0.7 * height[asking].max()
     for group in (asking & whole, asking & ~whole):
         if group.any():

@@ -165,6 +165,15 @@ def test_text_is_measured_not_guessed():
     assert two[1] == one[1]
 
 
+def test_all_digits_count_as_equally_high():
+    """So that of equal boxes all carry their numbers or none, whatever the digits."""
+    assert {labels.text_size(digit)[1] for digit in "0123456789"} == {max(_drawn_height(d) for d in "0123456789")}
+
+
+def _drawn_height(digit):
+    return labels.glyphs(digit).get_extents().height
+
+
 def test_dense_charts_say_that_heights_are_shares():
     """At 64 x 512 the note is drawn; zoomed in to a few ops it is not."""
     ax = gantt(run("1f1b", 64, 512))
