@@ -69,6 +69,7 @@ class Plan:
         return Lowering(
             p2p=self.config.simulation.p2p,
             zero=training.zero if training is not None else 0,
+            data_overlap=training.data_overlap if training is not None else "gradients",
             synchronous=self.schedule.synchronous_optimizer,
             triggers=self.schedule.gradient_triggers(program),
             blocking_reductions=self.schedule.blocking_reductions,
