@@ -116,7 +116,9 @@ class Training(Section):
     micro_batch: Count = 1
     global_batch: Count
     precision: Literal["bf16", "fp16", "fp8", "fp32"] = "bf16"
-    recompute: Literal["none", "selective", "pointwise", "without-attention", "full"] = "none"
+    recompute: Literal["none", "selective", "pointwise", "per-op", "without-attention", "full-early-stop", "full"] = (
+        "none"
+    )
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     optimizer: Literal["adam", "adam-bf16", "momentum", "sgd"] = "adam"
     sequence_parallel: bool | None = None
@@ -127,6 +129,8 @@ class Training(Section):
     fused_gradients: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     attention_version: Literal[2, 3] = 3
+    fused_kernels: bool = True
+    context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
     dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
     expert_overlap: bool = False
     partition: Partition | None = None

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
 from pipesim.workload.model import Model
+from pipesim.workload.recompute import kept_matrices, separate_matrices
 from pipesim.workload.shard import Shard
-from pipesim.workload.training import Training
+from pipesim.workload.training import WHOLE_LAYER, Training
 
 LayerBytes = Callable[[Model, bool, Training, Shard], float]
 
@@ -33,8 +34,10 @@ def tokens(model: Model, training: Training, shard: Shard) -> float:
 
 def layer_activations(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
     """Bytes that one layer's forward keeps for one micro-batch, after what recomputation saves."""
-    if training.recompute == "full":
+    if training.recompute in WHOLE_LAYER:
         return layer_input(model, training, shard)
+    if training.recompute == "per-op":
+        return layer_input(model, training, shard) + _kept_outputs(model, mixture, training, shard)
     if training.recompute == "without-attention":
         return layer_input(model, training, shard) + _attention_results(model, training, shard)
     stored = layer_working_set(model, mixture, training, shard)
@@ -43,6 +46,18 @@ def layer_activations(model: Model, mixture: bool, training: Training, shard: Sh
     if training.recompute == "pointwise":
         stored -= _pointwise(model, mixture, training, shard)
     return stored
+
+
+def _kept_outputs(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+    """Outputs of attention and of the products that per-op recomputation keeps; in PyTorch without compilation also
+    that of the last one, which nothing reads.
+    """
+    matrices = kept_matrices(model, mixture)
+    if not training.fused_kernels:
+        matrices = matrices + separate_matrices(model, mixture)[-1:]
+    width = sum(matrix.outputs / (shard.tensor if matrix.split == "column" else 1) for matrix in matrices)
+    products = training.element_bytes * tokens(model, training, shard) * width
+    return products + attention_output(model, training, shard) + attention_core(model, training, shard)
 
 
 def _pointwise(model: Model, mixture: bool, training: Training, shard: Shard) -> float:

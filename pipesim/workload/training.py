@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pipesim.errors import ConfigError, Problem, nearest
 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
-RECOMPUTES = ("none", "selective", "pointwise", "without-attention", "full")
+RECOMPUTES = ("none", "selective", "pointwise", "per-op", "without-attention", "full-early-stop", "full")
+WHOLE_LAYER = ("full", "full-early-stop")
+"""Ways of recomputation that keep nothing but a layer's input."""
 DISPATCHES = ("all-to-all", "deduplicated")
+CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
 TENSOR_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
@@ -23,7 +26,10 @@ class Training:
     attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
     al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
     little time (PipeOffload, arXiv 2503.01328, section 5.4), ``without-attention`` everything but that core, whose
-    cost grows with the square of the sequence (HelixPipe, arXiv 2507.00394). ``zero`` shards over data-parallel
+    cost grows with the square of the sequence (HelixPipe, arXiv 2507.00394), ``per-op`` all but attention and every
+    second matrix product (torchtitan's "selective"; `pipesim.workload.recompute`), ``full-early-stop`` the layer up to
+    the last tensor that its backward reads, without the last product and what adds it up (PyTorch's checkpoints that
+    are not reentrant). ``zero`` shards over data-parallel
     ranks: 1 optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
     fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
     scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
@@ -37,7 +43,9 @@ class Training:
     Engine's userbuffers, NeMo), ``none`` before 2022. ``dispatch``: how tokens get to their experts, by an all-to-all
     of every copy, or one copy per node and GPU (DeepEP). ``expert_overlap``: that runs beside another micro-batch's
     products (Megatron-LM's overlap-moe-expert-parallel-comm). ``attention_version``: FlashAttention 3 (or cuDNN's
-    equal) where the GPU has it, or 2 (PyTorch's own until 2025).
+    equal) where the GPU has it, or 2 (PyTorch's own until 2025). ``fused_kernels`` False: norms, rotations and
+    activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
+    ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -56,6 +64,8 @@ class Training:
     fused_gradients: bool = True
     tensor_overlap: str = "gradients"
     attention_version: int = 3
+    fused_kernels: bool = True
+    context_method: str = "ring"
     dispatch: str = "all-to-all"
     expert_overlap: bool = False
 
@@ -66,6 +76,7 @@ class Training:
             *_choice("optimizer", self.optimizer, OPTIMIZERS),
             *_choice("gradients", self.gradients, ("fp32", "half")),
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
+            *_choice("context_method", self.context_method, CONTEXT_METHODS),
             *_choice("dispatch", self.dispatch, DISPATCHES),
         ]
         if self.zero not in (0, 1, 2, 3):

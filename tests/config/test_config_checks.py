@@ -26,7 +26,7 @@ from pipesim.errors import ConfigError
          "training.sequence_parallel: false"),
         (["parallelism.context=3"], "parallelism.context", "does not divide the tokens of a sequence", None),
         (["parallelism.expert=2"], "parallelism.expert", "the model has no experts", None),
-        (["parallelism.expert=2"], "parallelism.expert", "does not fit", None),
+        (["parallelism.expert=3"], "parallelism.expert", "does not fit", None),
         (["training.partition=[96]"], "training.partition", "does not have one entry per stage", None),
         (["schedule=1f1b", "training.partition=[7,8,8,8,8,8,8,8,8,8,8,8]"], "training.partition", "add up", None),
         (["schedule.chunks=10"], "schedule", "more stages than layers", None),

@@ -116,7 +116,8 @@ def test_zero_reduces_in_about_half_the_time_and_gathers_in_the_rest():
     # Half the bytes of an all-reduce; measured rates of the two operations differ by some 10 %.
     assert sharded.reduce_grad[0] == pytest.approx(plain.reduce_grad[0] / 2, rel=0.15)
     assert sharded.unshard[0] > 0
-    assert sharded.optimizer[0] < plain.optimizer[0] / 7
+    # Bytes per parameter: 38 in the share, 12 to clear and scale the whole gradient; 1 %: launches.
+    assert sharded.optimizer[0] == pytest.approx(plain.optimizer[0] * (38 / 8 + 12) / (38 + 12), rel=0.01)
 
 
 def test_a_tied_vocabulary_is_added_up_between_first_and_last_stage():
