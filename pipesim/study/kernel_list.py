@@ -94,7 +94,7 @@ class KernelList:
 
     def _core(self, backward: bool) -> Listed:
         flops = self.prices.core.flops * (BACKWARD_FLOPS if backward else 1.0)
-        predicted_s = self.prices.core_seconds(backward)
+        predicted_s = self.prices.attention.block_seconds(self.prices.core, backward)
         phase = "input_grad" if backward else "forward"
 
         def works(cache_bytes: int) -> Sequence[Callable[[], object]]:

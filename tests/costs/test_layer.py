@@ -98,6 +98,39 @@ def test_pointwise_recomputation_is_cheap():
     assert again.recompute.collective_s == 0
 
 
+def test_early_stop_saves_the_last_product_and_its_reduction():
+    whole, early = (layer(recompute=how, sequence_parallel=True) for how in ("full", "full-early-stop"))
+    saved = whole.recompute.seconds - early.recompute.seconds
+    assert whole.recompute.collective_s * 3 / 4 == pytest.approx(early.recompute.collective_s, rel=0.15)
+    assert 0.2 < saved / whole.recompute.seconds < 0.4
+
+
+def test_per_op_recomputation_repeats_some_products_and_no_attention():
+    """Llama 3 8B: 36 % of the products' operations, all pointwise work, no attention: less than half a forward."""
+    model, cluster = model_from_catalog("llama-3-8b"), build_cluster("h100-sxm-80gb")
+    options = {"layout": Layout(1), "precision": "bf16", "micro_batch": 1, "flash_attention": True}
+    times = layer(model, cluster, recompute="per-op", **options)
+    assert 0.3 < times.recompute.seconds / times.forward.seconds < 0.5
+    assert times.recompute.collective_s == 0
+
+
+def test_without_overlap_the_input_is_gathered_again_for_the_weight_gradient():
+    """Two more gathers, half of a forward's communication; 10 %: gathers and scatters differ in rate."""
+    hidden, exposed = (layer(sequence_parallel=True, tensor_overlap=how) for how in ("gradients", "none"))
+    again = exposed.input_grad.collective_s - exposed.forward.collective_s
+    assert again == pytest.approx(exposed.forward.collective_s / 2, rel=0.1)
+    assert hidden.input_grad.collective_s == hidden.forward.collective_s
+    assert hidden.weight_grad.collective_s == exposed.weight_grad.collective_s == 0
+
+
+def test_kernels_op_by_op_take_longer():
+    model, cluster = model_from_catalog("llama-3-8b"), build_cluster("h100-sxm-80gb")
+    options = {"layout": Layout(1), "precision": "bf16", "micro_batch": 1, "flash_attention": True}
+    fused, apart = (layer(model, cluster, fused_kernels=how, **options) for how in (True, False))
+    assert apart.forward.seconds > 1.1 * fused.forward.seconds
+    assert apart.weight_grad == fused.weight_grad
+
+
 def test_the_weight_gradient_has_no_attention_and_no_communication():
     times = layer()
     assert times.weight_grad.collective_s == 0
