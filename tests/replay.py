@@ -22,7 +22,7 @@ def costs(program: Program, forward=1, input_grad=1, weight_grad=1, hop=0, pair_
     stages, ranks = program.placement.stages, program.ranks
     times = [np.broadcast_to(np.asarray(x, float) * UNIT, stages) for x in (forward, input_grad, weight_grad)]
     zero = np.zeros(stages)
-    sizes = StageSizes(zero, zero, zero, zero, np.ones(stages), np.ones(stages), zero, zero)
+    sizes = StageSizes(zero, zero, zero, zero, zero, np.ones(stages), np.ones(stages), zero, zero)
     hops = Hops.uniform(ranks, hop * UNIT)
     return Costs(StageTimes.simple(*times), sizes, hops, np.zeros(ranks), pair_factor=pair_factor)
 

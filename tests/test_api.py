@@ -47,7 +47,12 @@ def test_result_keys_are_the_contract():
     rank = ["rank", "busy_s", "bubble_fraction", "span_s", "peak_in_flight", "time_breakdown", "memory"]
     assert list(metrics["ranks"][0]) == rank
     memory = ["weights", "gradients", "optimizer", "activations", "buffers"]
-    assert list(metrics["ranks"][0]["memory"]) == ["peak_bytes", "at_s", *(f"{name}_bytes" for name in memory)]
+    assert list(metrics["ranks"][0]["memory"]) == [
+        "peak_bytes",
+        "at_s",
+        *(f"{name}_bytes" for name in memory),
+        "at_op",
+    ]
     assert list(metrics["memory"]) == ["peak_bytes", "capacity_bytes", "fits"]
 
 

@@ -15,7 +15,7 @@ class Core(nn.Module):
     """Scores, softmax, dropout and context of (batch, heads, sequence, dimension).
 
     Under context parallelism a GPU's queries meet as much as an even division of the causal square gives them: half of
-    the keys, none of them masked.
+    the keys, none of them masked. With the scores in memory they meet all keys, masked or not.
     """
 
     def __init__(self, local: Local) -> None:
@@ -23,12 +23,15 @@ class Core(nn.Module):
         model, ways = local.model, local.shard.context
         self.local, self.flash = local, local.training.flash_attention
         self.causal = model.causal and ways == 1
-        self.keys = whole(model.sequence / (2 if model.causal and ways > 1 else 1))
+        halved = model.causal and ways > 1 and self.flash
+        self.queries, self.keys = whole(model.sequence / ways), whole(model.sequence / (2 if halved else 1))
         self.scale = model.query_key_dim**-0.5
-        self.mask = self._mask(model.sequence) if self.causal and not self.flash else None
+        self.mask = self._mask() if model.causal and not self.flash else None
 
-    def _mask(self, sequence: int) -> Tensor:
-        return torch.ones(sequence, sequence, dtype=torch.bool, device=self.local.device).triu(1)
+    def _mask(self) -> Tensor:
+        """Scores of what comes after a query, for the last queries of the sequence."""
+        shape, after = (self.queries, self.keys), self.keys - self.queries + 1
+        return torch.ones(shape, dtype=torch.bool, device=self.local.device).triu(after)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The context of every query."""
@@ -49,6 +52,19 @@ class Core(nn.Module):
             scores = scores.masked_fill(self.mask, float("-inf"))
         weights = functional.dropout(scores.softmax(dim=-1), self.local.dropout)
         return weights @ values
+
+
+class KeptContext(nn.Module):
+    """In place of a core whose context was kept, while all that is around it is computed again."""
+
+    def __init__(self, core: Core, heads: int) -> None:
+        super().__init__()
+        local = core.local
+        self.context = local.random(local.training.micro_batch, heads, core.queries, local.model.value_dim)
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The context, whatever it is of."""
+        return self.context
 
 
 class Rotary(nn.Module):

@@ -39,7 +39,8 @@ class Device(Protocol):
         """Time between successive moments, once the device has reached the last."""
 
     def kept_bytes(self, forward: Callable[[], Any]) -> int:
-        """Bytes that ``forward`` allocates and that are in use as long as what it returns is."""
+        """Bytes that ``forward`` allocates and that are in use as long as what it returns is; not in its first run,
+        which allocates what is used ever after."""
 
     def describe(self) -> dict[str, Any]:
         """What it is, for people."""

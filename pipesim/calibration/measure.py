@@ -73,7 +73,6 @@ def forward_alone(device: Device, piece: Piece, repeats: int) -> Samples:
 def _undisturbed() -> Iterator[None]:
     """Python collects no garbage meanwhile."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

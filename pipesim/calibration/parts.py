@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipesim.calibration.attention import KeptContext
 from pipesim.calibration.device import Device
 from pipesim.calibration.kernels import core_works
 from pipesim.calibration.layer import Head, Layer
@@ -26,8 +27,8 @@ class Measured:
 
 
 def measure_layer(local: Local, mixture: bool, device: Device, repeats: int) -> Measured:
-    """One layer with its recomputation. What pointwise recomputation keeps is not measured: PyTorch has no way to
-    drop the inputs of products.
+    """One layer with its recomputation. What is kept when norms or all but the attention core are repeated is not
+    measured: PyTorch has no way to drop the inputs of products and of the core, and nothing else.
     """
     layer = Layer(local, mixture)
     block = Block(local, layer)
@@ -42,6 +43,10 @@ def measure_layer(local: Local, mixture: bool, device: Device, repeats: int) -> 
         core = sample(device, core_works(local, False, device.cache_bytes), repeats)
         layer.attention.repeat = True
         return _recomputed(device, block, times | {"recompute": core}, kept)
+    if how == "without-attention":
+        alone = forward_alone(device, block, repeats)
+        layer.attention.core = KeptContext(layer.attention.core, layer.attention.heads)
+        return Measured(times | {"forward": alone, "recompute": sample(device, [block.forward], repeats)}, None)
     if how == "pointwise":
         with torch.no_grad():
             return Measured(times | {"recompute": sample(device, [layer.pointwise()], repeats)}, None)

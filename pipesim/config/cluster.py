@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, WithJs
 
 from pipesim.config.section import Bytes, Count, Counts, Ranks, Scales, Section, as_tuple, refuse
 from pipesim.errors import nearest
+from pipesim.hardware.allowance import Allowance
 
 
 def _named(value: Any) -> Any:
@@ -63,7 +64,8 @@ class Cluster(Section):
     """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's.
 
     ``gpus_per_switch`` GPUs share a PCIe switch, whose ``host_link`` leads to the node's ``host_memory``; these three
-    matter to schedules that offload activations.
+    matter to schedules that offload activations. ``context_memory`` (CUDA), ``nccl_memory`` and ``fragmentation`` (a
+    share of all that is held) are memory of a GPU that no tensor can have; see `pipesim.hardware.allowance`.
     """
 
     gpu: Gpu
@@ -75,6 +77,9 @@ class Cluster(Section):
     host_link: Link | None = None
     gpus_per_switch: Count | None = None
     host_memory: Bytes | None = None
+    context_memory: Bytes = Allowance.context_bytes
+    nccl_memory: Bytes = Allowance.nccl_bytes
+    fragmentation: Annotated[float, Field(ge=0, lt=1)] = Allowance.fragmentation
 
     @property
     def gpus(self) -> int:
@@ -127,6 +132,7 @@ class Training(Section):
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    fused_loss: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     attention_version: Literal[2, 3] = 3
     fused_kernels: bool = True

@@ -19,6 +19,9 @@ Ports = NDArray[np.int32]
 Indices = NDArray[np.int32] | NDArray[np.int64]
 Number = TypeVar("Number", np.int64, np.float64)
 
+SLOTS = 2
+"""Buffers of a rank for whole weights (and gradients) of sharded stages: one in use, one prefetched (or draining)."""
+
 
 @dataclass(frozen=True)
 class Hops:
@@ -91,13 +94,16 @@ class StageSizes:
     ``weight_grad_activations`` the part of it that W still needs after I; ``recomputed`` what recomputation
     brings back while one micro-batch's backward runs; ``message`` the activations sent to the next stage
     (its gradient has the same size). ``weights``, ``gradients`` and ``optimizer`` are resident, already
-    divided by ZeRO's sharding; ``unsharded`` is the buffer that a gathered stage needs (ZeRO-3, else zero).
+    divided by ZeRO's sharding; ``unsharded`` is what of a stage is whole while it is worked on (weights with ZeRO-3,
+    gradients from ZeRO-2 on, else zero), ``layerwise`` the same where a rank works through its only stage layer by
+    layer.
     """
 
     weights: Bytes
     gradients: Bytes
     optimizer: Bytes
     unsharded: Bytes
+    layerwise: Bytes
     activations: Bytes
     weight_grad_activations: Bytes
     recomputed: Bytes
@@ -136,7 +142,8 @@ class Costs:
     ``collective_ports``: ports that a rank's data-parallel collectives use, shape (P, 2), or None.
     ``reduce_share``, ``unshard_share``: how much of those ports a stage's collectives keep busy when they run
     alone, 0..1, shape (S,); all of them when None.
-    ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,).
+    ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,); ``fragmentation``:
+    share of all that a rank holds at its peak that the allocator reserves besides.
     ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
     ``host``: copies of activations to host memory; they are free when None.
     ``variants``: costs of each micro-batch where these are not all alike; everything else here is then their mean.
@@ -154,6 +161,7 @@ class Costs:
     reduce_share: NDArray[np.float64] | None = None
     unshard_share: NDArray[np.float64] | None = None
     variants: Variants | None = None
+    fragmentation: float = 0.0
 
     @property
     def stages(self) -> int:

@@ -4,6 +4,7 @@ update."""
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 from pipesim.costs.collectives import Collectives, Operation
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, kernel
@@ -48,8 +49,24 @@ class StateCosts:
         )
 
     def unsharded_bytes(self, held: Stage) -> float:
-        """With ZeRO-3, the gathered weights of the stage: of those that there are pieces of."""
+        """What of a stage is whole while it is worked on: with ZeRO-3 its weights, from ZeRO-2 on its gradients; of
+        those that there are pieces of.
+        """
+        gradients = sum(size for _, size, _ in self._reductions(held)) if self.training.zero >= 2 else 0.0
+        return self.gathered_bytes(held) + gradients
+
+    def gathered_bytes(self, held: Stage) -> float:
+        """With ZeRO-3, the gathered weights of a stage: of those that there are pieces of."""
         return sum(size for _, size, _ in self._gathers(held)) if self.training.zero == 3 else 0.0
+
+    def layerwise_bytes(self, held: Stage, layers: Sequence[tuple[Count, int]], slots: int) -> float:
+        """As `unsharded_bytes` where a stage is worked through layer by layer: ``slots`` layers, and the vocabulary's
+        weights throughout, as PyTorch's FSDP wraps them. ``layers``: parameters and how many of such layers there are.
+        """
+        each = [(replace(held, parameters=count), number) for count, number in layers]
+        inside = sum(self.gathered_bytes(layer) * number for layer, number in each)
+        largest = max((self.unsharded_bytes(layer) for layer, _ in each), default=0.0)
+        return slots * largest + self.gathered_bytes(held) - inside
 
     def reduce_seconds(self, held: Stage) -> float:
         """Adding up the gradients over replicas: all-reduce, or reduce-scatter where ZeRO shards."""

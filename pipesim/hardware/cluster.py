@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pipesim import catalog
 from pipesim.errors import ConfigError, Problem, nearest
+from pipesim.hardware.allowance import Allowance
 from pipesim.hardware.fields import Fields
 from pipesim.hardware.gpu import GPU, read_gpu
 
@@ -47,7 +48,7 @@ class Cluster:
     """``nodes`` equal nodes of ``gpus_per_node`` GPUs, each node with ``nics_per_node`` network cards.
 
     ``gpus_per_switch`` GPUs share a PCIe switch and its ``host_link``. ``host_memory_bytes`` of a node may hold
-    activations; None for no limit.
+    activations; None for no limit. ``allowance`` is what of a GPU's memory no tensor can have.
     """
 
     gpu: GPU
@@ -59,6 +60,7 @@ class Cluster:
     host_link: Link
     gpus_per_switch: int = 2
     host_memory_bytes: float | None = None
+    allowance: Allowance = Allowance()
 
     @property
     def gpus(self) -> int:
@@ -93,6 +95,9 @@ def build_cluster(
     host_link: str | Mapping[str, Any] | None = None,
     gpus_per_switch: int | None = None,
     host_memory: float | None = None,
+    context_memory: float = Allowance.context_bytes,
+    nccl_memory: float = Allowance.nccl_bytes,
+    fragmentation: float = Allowance.fragmentation,
     path: str = "cluster",
 ) -> Cluster:
     """A cluster from plain values, as a config has them.
@@ -100,7 +105,7 @@ def build_cluster(
     ``gpu`` and the links are catalog names or mappings: ``{base: a100-sxm-80gb, memory: "64 GB"}``,
     ``{bandwidth: "12.5 GB/s", latency: "20 us", nics_per_node: 4}``. Links default to the GPU's usual ones,
     the number of network cards to what the fabric's usual node has per GPU, GPUs per PCIe switch to two.
-    ``host_memory`` is in bytes, per node. Raises ConfigError with every
+    ``host_memory`` is in bytes, per node; the last three as in `Allowance`. Raises ConfigError with every
     problem found, at paths under ``path``.
     """
     problems: list[Problem] = []
@@ -116,7 +121,8 @@ def build_cluster(
     shared = _per_switch(gpus_per_switch, node_size, path, problems)
     if built_gpu is None or problems:
         raise ConfigError(problems)
-    return Cluster(built_gpu, node_size, node_count, intra, inter, cards, host, shared, host_memory)
+    allowance = Allowance(context_memory, nccl_memory, fragmentation)
+    return Cluster(built_gpu, node_size, node_count, intra, inter, cards, host, shared, host_memory, allowance)
 
 
 def _usual_links(gpu: GPU) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipesim.costs.costs import SLOTS
 from pipesim.ir.graph import COLLECTIVE, SHARED, OpGraph
 from pipesim.ir.op import BACKWARD_KINDS, Kind, is_any
 from pipesim.ir.program import NO_STAGE
@@ -21,9 +22,6 @@ from pipesim.lowering.extend import Extension
 Nodes = NDArray[np.int64]
 NOWHERE = -1
 _NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64))
-
-SLOTS = 2
-"""Buffers of a rank for gathered weights (and for whole gradients): one in use, one prefetched (or draining)."""
 
 
 @dataclass(frozen=True)

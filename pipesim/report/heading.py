@@ -56,7 +56,16 @@ def _microbatches(config: Config) -> str:
         count = batch // (size * (config.get("parallelism") or {}).get("data", 1))
     if count is None:
         return ""
-    return f"{count} micro-batch{'es' if count != 1 else ''}" + (f" of {size}" if size else "")
+    return f"{count} micro-batch{'es' if count != 1 else ''}" + (f" of {size}" if size else "") + _lengths(training)
+
+
+def _lengths(training: Config) -> str:
+    """Shortest and longest sequences, where they are not all the model's."""
+    lengths = training.get("sequence_lengths")
+    if not lengths:
+        return ""
+    shortest, longest = min(lengths), max(lengths)
+    return f" x {shortest:,} tokens" if shortest == longest else f" x {shortest:,} to {longest:,} tokens"
 
 
 def _name(thing: Any) -> str:

@@ -26,7 +26,7 @@ Optimizer = Literal["synchronous", "post-validated"]
 
 @dataclass(frozen=True)
 class StepCosts:
-    """The costs that a cost-driven schedule may look at, per stage of shape (S,).
+    """The costs that a cost-driven schedule may look at, per stage of shape (S,): those of the mean micro-batch.
 
     Times are integer picoseconds; ``hop`` is one transfer between neighbouring ranks. ``activations`` and
     ``weight_grad_activations`` are bytes (or any unit) held after F, and still held between I and W.

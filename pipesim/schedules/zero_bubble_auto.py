@@ -30,7 +30,8 @@ class ZeroBubbleAuto(Schedule):
     `pipesim.schedules.weight_filling`. ``memory_limit`` counts what F leaves behind until I, and what of it
     stays until W: rank r never holds more than ``memory_limit`` times P times the activations of its stage.
     1 is the memory that 1F1B needs on rank 0 (ZB-1p), 2 is twice that (ZB-2p); from the paper's appendix B,
-    more seldom helps.
+    more seldom helps. Where micro-batches are not all alike, both the costs and the limit are those of the mean one:
+    the limit is then one on how many are held, not on their bytes.
     """
 
     name: ClassVar[str] = "zb-auto"

@@ -54,6 +54,8 @@ def levers(config: ClusterConfig) -> Iterator[tuple[str, ...]]:
         yield (f"training.recompute={choice}",)
     for stage in range(training.zero + 1, 4 if parallelism.data > 1 else 1):
         yield (f"training.zero={stage}",)
+    if not training.fused_loss:
+        yield ("training.fused_loss=true",)
     if not training.flash_attention:
         yield ("training.flash_attention=true",)
     if parallelism.tensor > 1 and not config.sequence_parallel:

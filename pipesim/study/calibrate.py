@@ -17,8 +17,6 @@ from pipesim.errors import ConfigError, PipesimError, Problem
 from pipesim.interop.torch_runtime import check_torch
 from pipesim.study.calibration import EMBEDDING, HEAD, LAYER, MIXTURE, Calibration, Kernel, Part
 from pipesim.workload import memory
-from pipesim.workload.model import Model
-from pipesim.workload.shard import Shard
 
 if TYPE_CHECKING:
     from pipesim.calibration.device import Device
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
     from pipesim.study.kernel_list import Listed
 
 REPEATS = 20
+MEASURED = ("bf16", "fp16", "fp32")
+"""Precisions that PyTorch's own layers compute in."""
 
 Progress = Callable[[int, int], None]
 
@@ -62,20 +62,13 @@ def calibrate(
         allowed = "a config with model and cluster"
         raise ConfigError([Problem("model", "is missing: there is nothing to measure", allowed=allowed)], config.source)
     prices = LayerCosts(config.build_model(), config.build_cluster(), config.build_layout(), config.build_training())
-    problems = list(_problems(prices.model, prices.shard, prices.training.precision))
-    if problems:
-        raise ConfigError(problems, config.source)
+    if prices.training.precision not in MEASURED:
+        problem = Problem(
+            "training.precision", "is not measured: PyTorch has no such layers", prices.training.precision
+        )
+        raise ConfigError([replace(problem, allowed=", ".join(MEASURED))], config.source)
     check_torch()
     return _Calibrating(prices, config, device, repeats, progress).run(fewer_rows)
-
-
-def _problems(model: Model, shard: Shard, precision: str) -> Iterator[Problem]:
-    if precision == "fp8":
-        yield Problem("training.precision", "is not measured: PyTorch has no fp8 layers", "fp8", "bf16, fp16, fp32")
-    heads, groups = model.heads // shard.tensor, max(model.kv_heads // shard.tensor, 1)
-    if heads % groups:
-        found = f"{heads} heads and {groups} key-value heads on one GPU"
-        yield Problem("parallelism.tensor", "leaves heads without keys", found, "as many heads for each key-value head")
 
 
 class _Calibrating:

@@ -13,6 +13,8 @@ from pipesim.study.gpu_fit import GpuFit, MeasuredProduct, fit_gpu
 from pipesim.workload.model import Model
 from pipesim.workload.training import Training
 
+_PHASES = ("forward", "input_grad", "weight_grad", "recompute")
+
 LAYER, MIXTURE, EMBEDDING, HEAD = "layer", "mixture", "embedding", "head"
 
 
@@ -86,23 +88,19 @@ class Calibration:
                 yield key, part
 
     def profile_csv(self) -> str:
-        """A profile for ``costs: {profile: FILE}``; times are computing alone, to the nanosecond."""
-        parts = [part for _, part in self.layers()]
-        phases = [name for name in ("forward", "input_grad", "weight_grad", "recompute") if _any(parts, name)]
-        sizes = {"activation_bytes": "kept_bytes", "recomputed_bytes": "recomputed_bytes"}
-        sizes = {name: field for name, field in sizes.items() if any(getattr(p, field) is not None for p in parts)}
-        header = ",".join(["layer", *(f"{name}_compute_us" for name in phases), *sizes])
-        rows = [
-            ",".join(
-                [
-                    key,
-                    *(_microseconds(part, name) for name in phases),
-                    *(str(getattr(part, f) or 0) for f in sizes.values()),
-                ]
-            )
-            for key, part in self.layers()
-        ]
-        return "\n".join([*(f"# {line}" for line in self.provenance()), header, *rows]) + "\n"
+        """A profile for ``costs: {profile: FILE}``; times are computing alone, to the nanosecond. What was not measured
+        of every part is left to the model.
+        """
+        rows = dict(self.layers())
+        phases = [name for name in _PHASES if any(name in part.times for part in rows.values())]
+        cells = {f"{phase}_compute_us": [_microseconds(part, phase) for part in rows.values()] for phase in phases}
+        if all(part.kept_bytes is not None for part in rows.values()):
+            cells["activation_bytes"] = [str(part.kept_bytes) for part in rows.values()]
+        if any(part.recomputed_bytes is not None for part in rows.values()):
+            cells["recomputed_bytes"] = [str(part.recomputed_bytes or 0) for part in rows.values()]
+        table = [["layer", *cells], *(list(row) for row in zip(rows, *cells.values(), strict=True))]
+        lines = [f"# {line}" for line in self.provenance()] + [",".join(row) for row in table]
+        return "\n".join(lines) + "\n"
 
     def provenance(self) -> list[str]:
         """Where the numbers come from."""
@@ -159,10 +157,6 @@ class Calibration:
             "kernels": [_kernel_json(kernel) for kernel in self.kernels],
             "notes": self.notes(),
         }
-
-
-def _any(parts: Sequence[Part], phase: str) -> bool:
-    return any(phase in part.times for part in parts)
 
 
 def _microseconds(part: Part, phase: str) -> str:

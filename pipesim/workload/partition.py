@@ -12,7 +12,8 @@ def partition(layers: int, stages: int, choice: Sequence[int] | str | None = Non
     """Layers per stage, length ``stages``, summing to ``layers``.
 
     The embedding belongs to the first stage and the head to the last; neither is a layer. ``choice``: the layers
-    themselves; ``ends-short`` for one layer less on the first and the last stage than on each of the others; or
+    themselves; ``ends-short`` for one layer less on the first and the last stage than on each of the others, which may
+    leave the two with the embedding and the head alone (PipeOffload, arXiv 2503.01328); or
     ``even``, as without it: every stage gets as many layers as any other, and when they do not divide evenly the
     stages nearest to the ends are one layer short, the last first, because they also carry the head and the
     embedding (so 126 layers on 16 stages become 7, 8 x 14, 7, as in Llama 3, arXiv 2407.21783, section 3.3.2).
@@ -41,13 +42,13 @@ def layer_ranges(counts: Sequence[int]) -> tuple[range, ...]:
 
 def _ends_short(layers: int, stages: int) -> tuple[int, ...]:
     middle, rest = divmod(layers + 2, stages)
-    if stages == 1 or rest or middle < 2:
+    if stages == 1 or rest:
         message = "one layer less on the first and the last stage does not fit"
         found = f"{layers} layers on {stages} stages"
-        usable = [each for each in range(2, layers // 2 + 2) if (layers + 2) % each == 0]
+        usable = [each for each in range(2, layers + 3) if (layers + 2) % each == 0]
         lower, upper = middle * stages - 2, (middle + 1) * stages - 2
-        fitting = [str(each) for each in (lower, upper) if each >= 2 * stages - 2]
-        allowed = f"stages that divide {layers + 2}, layers plus two: {', '.join(map(str, usable)) or 'none'}"
+        fitting = [str(each) for each in (lower, upper) if each >= 1]
+        allowed = f"stages that divide {layers + 2}, layers plus two: {', '.join(map(str, usable))}"
         if stages > 1:
             allowed += f"; {' or '.join(fitting)} layers on {stages} stages"
         raise ConfigError([Problem("training.partition", message, found, allowed, "even or balanced")])

@@ -36,7 +36,8 @@ class Training:
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
     runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
     ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM
-    since 2022); otherwise a kernel of its own adds each micro-batch's gradient. ``tensor_overlap``: which
+    since 2022); otherwise a kernel of its own adds each micro-batch's gradient. ``fused_loss`` False: cross-entropy op
+    by op on an fp32 copy of the logits, as PyTorch's own; otherwise in place. ``tensor_overlap``: which
     communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
     beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split), ``full``
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
@@ -62,6 +63,7 @@ class Training:
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    fused_loss: bool = True
     tensor_overlap: str = "gradients"
     attention_version: int = 3
     fused_kernels: bool = True
@@ -95,6 +97,13 @@ class Training:
     def element_bytes(self) -> int:
         """Bytes of one stored weight, activation or message element."""
         return 4 if self.precision == "fp32" else 2
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes of one element of a matrix product's input that the backward needs: 1 in fp8, as
+        NVIDIA/TransformerEngine keeps it.
+        """
+        return 1 if self.precision == "fp8" else self.element_bytes
 
     @property
     def gradient_bytes(self) -> int:

@@ -49,6 +49,9 @@ def test_the_cluster_form_resolved(cluster: Any) -> None:
         "nodes": 12,
         "intra_node": "nvlink3",
         "inter_node": "infiniband-hdr",
+        "context_memory": 0.5e9,
+        "nccl_memory": 0.4e9,
+        "fragmentation": 0.03,
     }
     assert resolved["training"]["sequence_parallel"] is True
     assert resolved["parallelism"]["order"] == "tp-cp-dp-pp"
