@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs
+from pipesim.costs.costs import SLOTS, Costs
 from pipesim.errors import ConfigError, Problem
 from pipesim.ir.holding import fullest
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Placement
 from pipesim.ir.program import Program
 from pipesim.ir.timeline import to_picoseconds
-from pipesim.metrics.memory import BUFFERS_PER_RANK
 from pipesim.pricing import Priced, cluster_costs, holders, step_costs
 from pipesim.schedules.base import Schedule, Setting
 from pipesim.units import format_bytes
@@ -53,7 +52,7 @@ def decided(config: ClusterConfig, schedule: Schedule) -> tuple[ClusterConfig, l
     if found.missing > 0:
         notes.append(
             f"no partition of the layers was found to fit in memory; the one taken lacks least, about "
-            f"{format_bytes(found.missing)} on the fullest rank"
+            f"{format_bytes(found.missing * (1 + costs.fragmentation))} on the fullest rank"
         )
     pieces = np.diff(found.cuts)
     pieces[[0, -1]] -= 1 if len(pieces) > 1 else 2
@@ -85,8 +84,8 @@ def _problem(config: ClusterConfig, program: Program) -> tuple[Pieces, Pipeline]
         gathered=sizes.unsharded,
     )
     capacity = np.inf if costs.capacity_bytes is None else costs.capacity_bytes
-    room = capacity - costs.buffers_bytes - again
-    return pieces, Pipeline(_share(program), fullest(program), room, BUFFERS_PER_RANK)
+    room = capacity / (1 + costs.fragmentation) - costs.buffers_bytes - again
+    return pieces, Pipeline(_share(program), fullest(program), room, SLOTS)
 
 
 def _piece_costs(config: ClusterConfig, placement: Placement) -> Costs:

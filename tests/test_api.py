@@ -162,6 +162,17 @@ def test_a_schedule_that_cannot_run_is_a_config_error():
         pipesim.simulate(config)
 
 
+@pytest.mark.parametrize(("network", "hint"), [("ideal", "engine: compiled"), ("fair", "network: ideal")])
+def test_too_much_for_the_event_engine_is_refused_before_anything_is_built(network, hint):
+    """More ops than it replays in half a minute are an error that names the other engine."""
+    config = {"pipeline": {"ranks": 8, "microbatches": 10**6}, "costs": {"forward": 1e-6}, "schedule": "1f1b"}
+    with pytest.raises(ConfigError) as caught:
+        pipesim.simulate({**config, "simulation": {"network": network}})
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.found) == ("simulation.engine", "2.4e+07 ops")
+    assert hint in problem.nearest
+
+
 def test_the_critical_path_is_work_without_a_break():
     """GPipe: down the ranks with the first forward, then the last rank, then up: 33 units, no gap."""
     path = pipesim.simulate({**ABSTRACT, "schedule": "gpipe"}).critical_path

@@ -32,6 +32,11 @@ def whole(size: float) -> int:
     return math.ceil(size - 1e-9)
 
 
+def seeded(device: torch.device) -> torch.Generator:
+    """Random numbers that are the same in every run."""
+    return torch.Generator(device).manual_seed(_SEED)
+
+
 @dataclass
 class Local:
     """One GPU's share of a model. Values are random, since real ones take real power; ``later`` collects the work of
@@ -45,7 +50,7 @@ class Local:
     later: Deferred = field(default_factory=Deferred)
 
     def __post_init__(self) -> None:
-        self._random = torch.Generator(self.device).manual_seed(_SEED)
+        self._random = seeded(self.device)
         self._peers: dict[tuple[int, ...], Tensor] = {}
 
     @property

@@ -23,6 +23,9 @@ MAX_OPS = 2 * 10**8
 """Largest number of F, I and W ops (3 x ranks x micro-batches x chunks) that a config may ask for: ten
 thousand GPUs with thousands of micro-batches stay below; beyond, memory runs out before anything is learnt."""
 
+MAX_HOLDINGS = 10**8
+"""Largest table of which rank holds which stage: a gigabyte where it is counted with."""
+
 SHORTEST_S = 1e-9
 """The longest op takes at least this, so that rounding to picoseconds stays below a thousandth of it."""
 
@@ -130,6 +133,9 @@ def _schedulable(
         if ops > MAX_OPS:
             found = f"3 x {stages} stages on {ranks} ranks x {microbatches} micro-batches = {ops:.3g} ops"
             yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
+        elif stages * ranks > MAX_HOLDINGS:
+            found = f"{stages} stages x {ranks} ranks = {stages * ranks:.3g}"
+            yield Problem(path, "too large to simulate", found, f"at most {MAX_HOLDINGS:.0e}")
         else:
             built.check(ranks, microbatches)
     except (ScheduleError, ProgramError) as error:

@@ -139,6 +139,7 @@ class Training(Section):
     context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
     dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
     expert_overlap: bool = False
+    data_overlap: Literal["none", "gradients", "full"] = "gradients"
     partition: Partition | None = None
     sequence_lengths: Lengths | None = None
 

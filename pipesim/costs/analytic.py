@@ -79,7 +79,13 @@ def analytic_costs(
     return Costs(
         times=_times(priced.times, state, priced.stages, tied_s),
         sizes=_sizes(priced.activations, state, priced.stages, priced.message_bytes),
-        hops=pipeline_hops(cluster, layout, training.scatter_gather, prices.shard.sequence_parallel),
+        hops=pipeline_hops(
+            cluster,
+            layout,
+            training.scatter_gather,
+            prices.shard.sequence_parallel,
+            float(np.max(priced.message_bytes)),
+        ),
         buffers_bytes=_buffers(priced.activations, cluster, layout, priced.stages),
         capacity_bytes=cluster.gpu.memory_bytes,
         fragmentation=cluster.allowance.fragmentation,

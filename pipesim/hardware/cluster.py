@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from pipesim import catalog
 from pipesim.errors import ConfigError, Problem, nearest
 from pipesim.hardware.allowance import Allowance
@@ -23,11 +25,12 @@ _GPUS_PER_SWITCH = 2
 
 @dataclass(frozen=True)
 class Link:
-    """One direction of a link: a transfer takes ``latency_s + bytes / bandwidth`` (bytes/s).
+    """One direction of a link: a small transfer takes ``latency_s``, a large one ``bytes / bandwidth`` (bytes/s) and
+    what it takes to start.
 
     ``bandwidth`` is per GPU inside a node and per network card between nodes. ``catalog_name`` is the entry
     whose measured tables hold for this link, None for one that is given inline. ``duplex``: bytes/s in each direction
-    while both are busy; the same as in one when None.
+    while both are busy; the same as in one when None. ``startup``: (bytes, seconds to start) by size, where measured.
     """
 
     name: str
@@ -36,6 +39,14 @@ class Link:
     kind: LinkKind
     catalog_name: str | None = None
     duplex: float | None = None
+    startup: tuple[tuple[float, float], ...] = ()
+
+    def start_s(self, size_bytes: float) -> float:
+        """Seconds of a transfer beside ``size_bytes / bandwidth``: between measured sizes linear in their logarithm."""
+        if not self.startup or size_bytes <= 0:
+            return self.latency_s
+        sizes, seconds = np.array(self.startup).T
+        return float(np.interp(np.log(size_bytes), np.log(sizes), seconds))
 
     @property
     def both_ways(self) -> float:
@@ -152,7 +163,8 @@ def _catalog_link(name: str, problems: list[Problem]) -> Link:
     fields = Fields(entry, f"links.{name}", problems)
     latency_s = fields.quantity("latency", "seconds", positive=False)
     duplex = fields.quantity("duplex", "bytes_per_s") if "duplex" in entry else None
-    return Link(name, latency_s, fields.quantity("bandwidth", "bytes_per_s"), entry["kind"], name, duplex)
+    startup = tuple((float(size), us * 1e-6) for size, us in entry.get("startup_us", {}).items())
+    return Link(name, latency_s, fields.quantity("bandwidth", "bytes_per_s"), entry["kind"], name, duplex, startup)
 
 
 def _inline_link(value: Mapping[str, Any], path: str, problems: list[Problem]) -> Link:

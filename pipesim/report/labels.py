@@ -19,6 +19,9 @@ LARGEST, SMALLEST = 9.0, 4.5
 PADDING, LEADING = 2.4, 1.2
 """Points left free beside a number, and above and below it, both sides together."""
 
+ROUNDING = 1e-6
+"""Points by which equally large boxes may differ because corners are rounded."""
+
 ENOUGH = 0.9
 """Share of a kind's numbers that must fit for any of them to be drawn: single digits alone would mislead."""
 
@@ -61,7 +64,7 @@ def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np
     for group in (asking & whole, asking & ~whole):
         if group.any():
             size[group] = np.clip(np.quantile(limit[group], 0.05), SMALLEST, LARGEST)
-            fits[group] = _legible(boxes.style[group], (limit >= size)[group])
+            fits[group] = _legible(boxes.style[group], (limit >= size - ROUNDING)[group])
     return size, fits
 
 

@@ -12,7 +12,7 @@ WHOLE_LAYER = ("full", "full-early-stop")
 """Ways of recomputation that keep nothing but a layer's input."""
 DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
-TENSOR_OVERLAPS = ("none", "gradients", "full")
+TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
 
@@ -43,9 +43,12 @@ class Training:
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
     Engine's userbuffers, NeMo), ``none`` before 2022. ``dispatch``: how tokens get to their experts, by an all-to-all
     of every copy, or one copy per node and GPU (DeepEP). ``expert_overlap``: that runs beside another micro-batch's
-    products (Megatron-LM's overlap-moe-expert-parallel-comm). ``attention_version``: FlashAttention 3 (or cuDNN's
-    equal) where the GPU has it, or 2 (PyTorch's own until 2025). ``fused_kernels`` False: norms, rotations and
-    activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
+    products (Megatron-LM's overlap-moe-expert-parallel-comm). ``data_overlap``: which communication of data parallelism
+    runs beside computation: ``gradients``, each layer's reduction from the end of its last backward on (Megatron-LM's
+    overlap-grad-reduce), ``full`` also the gathering of the weights that ZeRO 1 and 2 updated, before the next step's
+    forwards that need them (overlap-param-gather), ``none`` waits for each. ``attention_version``: FlashAttention 3
+    (or cuDNN's equal) where the GPU has it, or 2 (PyTorch's own until 2025). ``fused_kernels`` False: norms, rotations
+    and activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
     ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
@@ -70,6 +73,7 @@ class Training:
     context_method: str = "ring"
     dispatch: str = "all-to-all"
     expert_overlap: bool = False
+    data_overlap: str = "gradients"
 
     def __post_init__(self) -> None:
         problems = [
@@ -80,6 +84,7 @@ class Training:
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
             *_choice("context_method", self.context_method, CONTEXT_METHODS),
             *_choice("dispatch", self.dispatch, DISPATCHES),
+            *_choice("data_overlap", self.data_overlap, DATA_OVERLAPS),
         ]
         if self.zero not in (0, 1, 2, 3):
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))

@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from pipesim.calibration import kernels
 from pipesim.calibration.attention import Core
 from pipesim.calibration.device import Cpu
 from pipesim.calibration.layer import Head, Layer
@@ -180,6 +181,27 @@ def test_repeating_a_layer_keeps_its_input_alone():
     assert everything - without_core == memory.attention_core(GPT, here.training, here.shard)
     layer.repeat = True
     assert Cpu().kept_bytes(block.leave) == memory.layer_input(GPT, here.training, here.shard)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shard", [Shard(), Shard(2, 4, 1, True)], ids=str)
+@pytest.mark.parametrize("flash", [True, False], ids=["flash", "unfused"])
+def test_everything_is_on_the_device(monkeypatch, name, shard, flash):
+    """On PyTorch's device of shapes without values, which mixes with no other: as a GPU would not."""
+    monkeypatch.setattr("pipesim.calibration.local.seeded", lambda device: None)
+    meta, how = torch.device("meta"), Training(precision="bf16", flash_attention=flash, fused_gradients=False)
+    here = Local(MODELS[name], how, shard, meta)
+    for piece in (Entry(here), Block(here, Layer(here, MODELS[name].moe is not None)), Block(here, Head(here))):
+        result = piece.forward()
+        piece.input_grad(result)
+        piece.weight_grad(result)
+        assert result.device == meta
+    for works in (
+        kernels.core_works(here, True, 1),
+        kernels.norm_works(here, True, 1),
+        kernels.residual_works(here, 1),
+    ):
+        works[0]()
 
 
 def test_gradients_are_added_up_where_products_do_not_do_that():

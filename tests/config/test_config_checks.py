@@ -54,8 +54,9 @@ def test_numbers_that_do_not_go_together(
         (["memory.activation=1.0e+308"], "memory.activation", "out of range"),
         (["costs.p2p=1.0e+300"], "costs.p2p", "out of range"),
         (["pipeline.microbatches=5"], "schedule", "it must be empty or at least P = 4"),
-        (["pipeline={ranks: 100000, microbatches: 1000000000}"], "pipeline", "too large to simulate"),
+        (["pipeline={ranks: 10000, microbatches: 1000000000}"], "pipeline", "too large to simulate"),
         (["schedule.chunks=100000000"], "pipeline", "too large to simulate"),
+        (["pipeline={ranks: 10000, microbatches: 1}", "schedule.chunks=2"], "pipeline", "too large to simulate"),
     ],
 )
 def test_abstract_numbers_that_do_not_go_together(
