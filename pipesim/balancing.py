@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs
+from pipesim.costs.costs import SLOTS, Costs
 from pipesim.errors import ConfigError, Problem
 from pipesim.ir.holding import fullest
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Placement
 from pipesim.ir.program import Program
 from pipesim.ir.timeline import to_picoseconds
-from pipesim.metrics.memory import BUFFERS_PER_RANK
 from pipesim.pricing import Priced, cluster_costs, holders, step_costs
 from pipesim.schedules.base import Schedule, Setting
 from pipesim.units import format_bytes
@@ -84,9 +83,9 @@ def _problem(config: ClusterConfig, program: Program) -> tuple[Pieces, Pipeline]
         late=sizes.weight_grad_activations,
         gathered=sizes.unsharded,
     )
-    capacity = np.inf if costs.capacity_bytes is None else costs.capacity_bytes
+    capacity = np.inf if costs.capacity_bytes is None else costs.capacity_bytes / (1 + costs.fragmentation)
     room = capacity - costs.buffers_bytes - again
-    return pieces, Pipeline(_share(program), fullest(program), room, BUFFERS_PER_RANK)
+    return pieces, Pipeline(_share(program), fullest(program), room, SLOTS)
 
 
 def _piece_costs(config: ClusterConfig, placement: Placement) -> Costs:
