@@ -9,7 +9,8 @@ times of the step without them (`pipesim.lowering.copies`), and then said in dep
 - copies of one direction on one PCIe switch take turns in the planned order.
 
 So no op starts later than without copies, as long as everything takes as long as planned; and whatever happens to
-times, a rank never holds more activations than planned.
+times, a rank never holds more activations than planned. Copies that take longer than computing are refused, or planned
+as if they kept up, so that the step then waits for them.
 """
 
 from __future__ import annotations
@@ -95,11 +96,13 @@ def plan_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> Offloa
     host = costs.host if costs.host is not None else free_copies(costs, graph.ranks)
     held = _longest_held(planned, held_activations(graph), offloading.share)
     held = _long_enough(planned, held, host)
-    _refuse_overload(planned, held, host, offloading.share)
+    load = _load(planned, held, host)
+    if load > 1 and not offloading.may_wait:
+        raise _overload(load, offloading.share)
     effects = activation_effects(graph, costs.sizes)
     kept = costs.sizes.activations
     parts = [
-        _plan_switch(planned, held.select(members), host, effects, kept, offloading)
+        _plan_switch(planned, held.select(members), host, effects, kept, offloading, load)
         for members in (np.flatnonzero(host.switch[held.rank] == one) for one in np.unique(host.switch))
         if len(members)
     ]
@@ -150,21 +153,24 @@ def _long_enough(planned: Planned, held: Held, host: HostCopies) -> Held:
     return held.select(np.flatnonzero(stay > away))
 
 
-def _refuse_overload(planned: Planned, held: Held, host: HostCopies, share: float) -> None:
-    """In the long run, copies must take no longer than the slowest rank computes."""
+def _load(planned: Planned, held: Held, host: HostCopies) -> float:
+    """How long copies take, over what the slowest rank computes; at least 1, which is as much as they may take."""
     graph = planned.graph
     busy = int(graph.per_rank(graph.duration[: graph.compute_nodes]).max(initial=0))
     out = np.bincount(held.rank, host.offload_s[held.stage], graph.ranks) * 1e12
     back = np.bincount(held.rank, host.reload_s[held.stage], graph.ranks) * 1e12
     by_switch = [np.bincount(host.switch, each) for each in (out, back)]
-    load = max(float((out + back).max(initial=0)), *(float(each.max(initial=0)) for each in by_switch))
-    if load > busy * (1 + 1e-6):
-        most = np.floor(100 * share * busy / load) / 100
-        raise ScheduleError(
-            f"copying a share of {share:.3g} of the activations to the host and back takes {load / busy:.3g} times as "
-            f"long as computing, so that it cannot be hidden; a share of {most:.2f} can, "
-            f"or links to the host that are {load / busy:.3g} times as fast"
-        )
+    copying = max(float((out + back).max(initial=0)), *(float(each.max(initial=0)) for each in by_switch))
+    return copying / busy if copying > busy * (1 + 1e-6) else 1.0
+
+
+def _overload(load: float, share: float) -> ScheduleError:
+    most = np.floor(100 * share / load) / 100
+    return ScheduleError(
+        f"copying a share of {share:.3g} of the activations to the host and back takes {load:.3g} times as long as "
+        f"computing, so that it cannot be hidden; a share of {most:.2f} can, or links to the host that are {load:.3g} "
+        f"times as fast; with overload: wait, the step waits for the copies"
+    )
 
 
 class Part(NamedTuple):
@@ -181,15 +187,19 @@ def _plan_switch(
     effects: MemoryEffects,
     kept: NDArray[np.float64],
     offloading: Offloading,
+    load: float,
 ) -> Part:
-    """The plan that leaves the fullest rank the most room; of equal ones that with the fewest copies."""
+    """The plan that leaves the fullest rank the most room; of equal ones that with the fewest copies.
+
+    Copies are planned to be ``load`` times as fast as they are.
+    """
     ranks, lane = np.unique(held.rank, return_inverse=True)
     stays = Stays(
         lane=lane,
         made=planned.end[held.forward],
         due=planned.start[held.needed_by] - (_backward(planned, held) if offloading.alternating else 0),
-        out=_picoseconds(host.offload_s, held.stage),
-        back=_picoseconds(host.reload_s, held.stage),
+        out=_picoseconds(host.offload_s / load, held.stage),
+        back=_picoseconds(host.reload_s / load, held.stage),
     )
     plans = [plan_copies(stays, rule) for rule in _rules(stays, host.alone, offloading.alternating)]
     ledgers = [Ledger(planned, effects, int(rank)) for rank in ranks]
