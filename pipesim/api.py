@@ -157,9 +157,10 @@ def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline,
         if found is not None:
             metrics = report(found.summary, plan.costs, plan.work)
             return {**metrics, "asynchronous": None, "offload": None}, plan.costs, found.timeline, [found.note()]
-        notes.append("not extrapolated: no steady state was found, so that all micro-batches were simulated")
+        notes.append(f"not extrapolated: {_obstacle(plan)}, so that all micro-batches were simulated")
     timeline, more = run_engine(plan.graph(), plan, engine)
-    return *_metrics(timeline, plan), timeline, [*notes, *more]
+    metrics, costs = _metrics(timeline, plan)
+    return metrics, costs, timeline, [*notes, *more, *_offload_notes(metrics, plan)]
 
 
 def _metrics(timeline: Timeline, plan: Plan) -> tuple[dict[str, Any], Costs]:
@@ -184,6 +185,30 @@ def _with_offload(metrics: dict[str, Any], timeline: Timeline, plan: Plan) -> di
     if section is not None and section["host_fits"] is False:
         memory = {**memory, "fits": False}
     return {**metrics, "memory": memory, "offload": section}
+
+
+def _offload_notes(metrics: dict[str, Any], plan: Plan) -> list[str]:
+    """Offloading that was asked for and does not take place."""
+    if plan.schedule.offloading is None or metrics["offload"] is not None:
+        return []
+    from pipesim.metrics.offload import shortest_round_trip
+
+    trip_s = shortest_round_trip(plan.costs)
+    takes = f"a copy out and back takes {trip_s:.3g}{'' if plan.work is None else ' s'} or more, and "
+    return [
+        f"nothing is offloaded: {takes if trip_s else ''}no activation is held long enough to be copied out and back"
+    ]
+
+
+def _obstacle(plan: Plan) -> str:
+    """Why a plan was not extrapolated."""
+    if plan.config.simulation.network != "ideal":
+        return f"on network {plan.config.simulation.network} transfers may meet others in any micro-batch"
+    if plan.schedule.offloading is not None:
+        return "copies to the host are planned for the step as a whole"
+    if plan.program().has_updates:
+        return "without a flush the steady rate is what more micro-batches would bring"
+    return "no steady state was found"
 
 
 def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:

@@ -54,6 +54,12 @@ def offload_ratio(costs: Costs) -> float:
     return 0.0 if host is None else float((host.offload_s + host.reload_s).sum() / compute.sum())
 
 
+def shortest_round_trip(costs: Costs) -> float:
+    """Seconds that the smallest activations take to the host and back; 0 where copies are free."""
+    trips = np.zeros(0) if costs.host is None else costs.host.offload_s + costs.host.reload_s
+    return float(trips[trips > 0].min(initial=np.inf)) if (trips > 0).any() else 0.0
+
+
 def host_peaks(timeline: Timeline, kept: Floats) -> Floats:
     """Most bytes in host memory for one GPU of each rank, shape (P,): from an offload's start to a reload's end.
 
