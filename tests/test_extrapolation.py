@@ -140,3 +140,14 @@ def test_shared_links_are_not_extrapolated():
     result = api.simulate(config(200, True, network="fifo"))
     assert "not extrapolated" in result.metrics["warnings"][0]
     assert result.raw.graph.microbatches == 200
+
+
+@pytest.mark.parametrize(
+    ("schedule", "reason"),
+    [("pipedream", "without a flush"), ({"name": "pipe-offload"}, "planned for the step as a whole")],
+)
+def test_what_is_not_extrapolated_says_why(schedule, reason):
+    """A steady rate needs no extrapolation; copies to the host are placed over the whole step."""
+    pipeline, simulation = {"ranks": 4, "microbatches": 40}, {"extrapolate": True}
+    result = api.simulate({"pipeline": pipeline, "simulation": simulation, "schedule": schedule})
+    assert reason in result.metrics["warnings"][0]
