@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipesim.result import Result
     from pipesim.schedules import schedule
     from pipesim.study.advice import advise
+    from pipesim.study.calibrate import calibrate
     from pipesim.study.compare import compare
     from pipesim.study.explain import explain
     from pipesim.study.replay import replay
@@ -29,6 +30,7 @@ _HOME = {
     "plan": "pipesim.api",
     "program": "pipesim.api",
     "simulate": "pipesim.api",
+    "calibrate": "pipesim.study.calibrate",
     "compare": "pipesim.study.compare",
     "sweep": "pipesim.study.sweep",
     "replay": "pipesim.study.replay",
@@ -43,6 +45,7 @@ __all__ = [
     "Result",
     "__version__",
     "advise",
+    "calibrate",
     "compare",
     "explain",
     "load",

@@ -8,38 +8,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipesim.costs.costs import Costs
 from pipesim.errors import ConfigError, Problem, ScheduleError
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.placement import Placement
 from pipesim.ir.program import Program
-from pipesim.ir.timeline import Timeline, to_picoseconds
+from pipesim.ir.timeline import Timeline
 from pipesim.lowering.bind import bind, traffic
 from pipesim.lowering.lower import Lowering, lower
 from pipesim.metrics.collect import SCHEMA_VERSION, Work, collect, report
 from pipesim.metrics.summary import summarize
-from pipesim.pricing import links_of
+from pipesim.pricing import links_of, step_costs
 from pipesim.result import Result
-from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory
+from pipesim.schedules.base import Schedule, Setting, Theory
 
 if TYPE_CHECKING:
     from pipesim.config import Config
     from pipesim.extrapolation import Extrapolation
+
+MAX_EVENTS = 10**7
+"""Largest number of F, I and W ops for the event engine: half a minute and 3 GB on one core of an EPYC; the compiled
+engine takes a hundredth of that time."""
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A config made concrete: the schedule, what it is asked for, and what everything costs."""
+    """A config made concrete: the schedule, what it is asked for, and what everything costs.
+
+    ``notes``: what was decided on the way that the user should know.
+    """
 
     config: Config
     schedule: Schedule
     setting: Setting
     costs: Costs
     work: Work | None
+    notes: tuple[str, ...] = ()
 
     def resized(self, microbatches: int) -> Plan:
         """The same plan for another number of micro-batches."""
@@ -63,6 +69,7 @@ class Plan:
         return Lowering(
             p2p=self.config.simulation.p2p,
             zero=training.zero if training is not None else 0,
+            data_overlap=training.data_overlap if training is not None else "gradients",
             synchronous=self.schedule.synchronous_optimizer,
             triggers=self.schedule.gradient_triggers(program),
             blocking_reductions=self.schedule.blocking_reductions,
@@ -108,8 +115,18 @@ def plan(config: Config | Source) -> Plan:
         schedule = pricing.fitted(config)
         schedule.check(ranks, microbatches)
         placement = schedule.placement(ranks)
+        config, notes = _decided(config, schedule)
     costs, work = _costs(config, placement)
-    return Plan(config, schedule, Setting(ranks, microbatches, step_costs(costs)), costs, work)
+    return Plan(config, schedule, Setting(ranks, microbatches, step_costs(costs)), costs, work, tuple(notes))
+
+
+def _decided(config: Config, schedule: Schedule) -> tuple[Config, list[str]]:
+    """The config with whatever it leaves open decided."""
+    if isinstance(getattr(getattr(config, "training", None), "partition", None), str):
+        from pipesim.balancing import decided
+
+        return decided(config, schedule)  # type: ignore[arg-type]
+    return config, []
 
 
 def _costs(config: Config, placement: Placement) -> tuple[Costs, Work | None]:
@@ -144,7 +161,7 @@ def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
     tail = {
         "links": links_of(plan.config),
         "theory": _plain_theory(theory),
-        "warnings": [*plan.config.notes(), *notes, *unknown],
+        "warnings": [*plan.config.notes(), *plan.notes, *notes, *unknown],
     }
     return Result({**head, **metrics, **tail}, timeline, costs)
 
@@ -152,15 +169,30 @@ def simulate_plan(plan: Plan, engine: str | None = None) -> Result:
 def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline, list[str]]:
     """Metrics and the costs they are for; the timeline, or that of a shorter step; and notes on how they were made."""
     notes = []
-    if plan.config.simulation.extrapolate:
+    if plan.config.simulation.extrapolate and plan.costs.variants is not None:
+        notes.append("not extrapolated: micro-batches are not all alike, so that all were simulated")
+    elif plan.config.simulation.extrapolate:
         found = _extrapolate(plan, engine)
-        if found is not None:
+        if not isinstance(found, str):
             metrics = report(found.summary, plan.costs, plan.work)
             return {**metrics, "asynchronous": None, "offload": None}, plan.costs, found.timeline, [found.note()]
-        notes.append(f"not extrapolated: {_obstacle(plan)}, so that all micro-batches were simulated")
+        notes.append(f"not extrapolated: {found}, so that all micro-batches were simulated")
+    _check_events(plan, engine)
     timeline, more = run_engine(plan.graph(), plan, engine)
     metrics, costs = _metrics(timeline, plan)
     return metrics, costs, timeline, [*notes, *more, *_offload_notes(metrics, plan)]
+
+
+def _check_events(plan: Plan, engine: str) -> None:
+    """Refuse what the event engine would take hours for; the compiled one only knows the ideal network."""
+    ops = 3 * plan.schedule.stages(plan.setting.ranks) * plan.setting.microbatches
+    network = plan.config.simulation.network
+    if ops <= MAX_EVENTS or (engine == "compiled" and network == "ideal"):
+        return
+    near = "simulation.engine: compiled" if network == "ideal" else "simulation.network: ideal with engine: compiled"
+    found, allowed = f"{ops:.3g} ops", f"at most {MAX_EVENTS:.0e} ops"
+    problem = Problem("simulation.engine", "too large for the event engine", found, allowed, near)
+    raise ConfigError([problem], plan.config.source)
 
 
 def _metrics(timeline: Timeline, plan: Plan) -> tuple[dict[str, Any], Costs]:
@@ -200,23 +232,17 @@ def _offload_notes(metrics: dict[str, Any], plan: Plan) -> list[str]:
     ]
 
 
-def _obstacle(plan: Plan) -> str:
-    """Why a plan was not extrapolated."""
-    if plan.config.simulation.network != "ideal":
-        return f"on network {plan.config.simulation.network} transfers may meet others in any micro-batch"
-    if plan.schedule.offloading is not None:
-        return "copies to the host are planned for the step as a whole"
-    if plan.program().has_updates:
-        return "without a flush the steady rate is what more micro-batches would bring"
-    return "no steady state was found"
-
-
-def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
+def _extrapolate(plan: Plan, engine: str) -> Extrapolation | str:
+    """The summary of the whole step from shorter ones, or why there is none."""
     from pipesim.extrapolation import extrapolate
 
-    if plan.config.simulation.network != "ideal" or plan.schedule.offloading is not None:
-        return None
-    return extrapolate(
+    if plan.config.simulation.network != "ideal":
+        return "transfers share links"
+    if plan.schedule.offloading is not None:
+        return "copies to the host share links"
+    if plan.schedule.searched:
+        return f"{plan.schedule.name} may find another order for more micro-batches"
+    found = extrapolate(
         plan.schedule,
         plan.setting.ranks,
         plan.setting.microbatches,
@@ -224,6 +250,11 @@ def _extrapolate(plan: Plan, engine: str) -> Extrapolation | None:
         lambda graph: run_engine(graph, plan, engine)[0],
         lambda timeline: summarize(timeline, plan.costs),
     )
+    if found is not None:
+        return found
+    if plan.program().has_updates:
+        return "without a flush the steady rate is what more micro-batches would bring"
+    return "no steady state was found"
 
 
 def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:
@@ -240,22 +271,6 @@ def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[
 
         return compiled.run(graph), []
     return event.run(graph), []
-
-
-def step_costs(costs: Costs) -> StepCosts:
-    """What a cost-driven schedule may look at; a hop is the slowest between neighbouring ranks."""
-    times, sizes, hops = costs.times, costs.sizes, costs.hops
-    here = np.arange(hops.latency_s.shape[0] - 1)
-    largest = float(sizes.message.max(initial=0.0))
-    hop_s = hops.latency_s[here, here + 1] + largest * hops.seconds_per_byte[here, here + 1]
-    return StepCosts(
-        forward=to_picoseconds(times.forward),
-        input_grad=to_picoseconds(times.input_grad + times.recompute),
-        weight_grad=to_picoseconds(times.weight_grad),
-        hop=int(to_picoseconds(hop_s.max(initial=0.0))),
-        activations=sizes.activations,
-        weight_grad_activations=sizes.weight_grad_activations,
-    )
 
 
 def _plain_theory(theory: Theory | None) -> dict[str, Any] | None:

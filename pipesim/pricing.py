@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +14,18 @@ from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
 from pipesim.costs.unit import Given, unit_costs
+from pipesim.costs.variants import mixed, scaled
+from pipesim.ir.cut import Cut
 from pipesim.ir.placement import Placement
+from pipesim.ir.timeline import to_picoseconds
 from pipesim.metrics.collect import Work
-from pipesim.schedules.base import Schedule
+from pipesim.schedules.base import Schedule, StepCosts
 
 if TYPE_CHECKING:
     from pipesim.config.document import AbstractConfig, ClusterConfig
+    from pipesim.hardware import Cluster, Layout
+    from pipesim.workload.model import Model
+    from pipesim.workload.training import Training
 
 
 def costs_of(config: AbstractConfig | ClusterConfig, placement: Placement) -> tuple[Costs, Work | None]:
@@ -58,7 +67,7 @@ def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:
             "reconstruct": held,
         }
         given = {name: _divided(value, cut.shares(weights.get(name, cut.time), ranks)) for name, value in given.items()}
-    return unit_costs(
+    each = unit_costs(
         placement.stages,
         ranks,
         chunks=placement.chunks,
@@ -66,6 +75,7 @@ def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:
         weight_grad_share=memory.weight_grad_share,
         **given,
     )
+    return each if costs.microbatch_scale is None else mixed(costs.microbatch_scale, partial(scaled, each))
 
 
 def _divided(value: Given, shares: NDArray[np.float64]) -> Given:
@@ -75,32 +85,89 @@ def _divided(value: Given, shares: NDArray[np.float64]) -> Given:
 
 def cluster_costs(config: ClusterConfig, placement: Placement) -> tuple[Costs, Work]:
     """Costs of a model on a cluster, and what a step gets done."""
-    from pipesim.costs.analytic import analytic_costs, step_work
-    from pipesim.costs.host import host_copies
     from pipesim.workload.partition import partition
 
-    model, cluster, cut = config.build_model(), config.build_cluster(), placement.cut
-    layout, training = config.build_layout(), config.build_training()
+    model, cut, lengths = config.build_model(), placement.cut, config.training.sequence_lengths
     layers = partition(model.layers, placement.stages, config.training.partition) if cut is None else None
     ranks = holders(placement) if cut is None else runners(placement)
-    costs = analytic_costs(model, cluster, layout, training, placement.stages, layers, ranks, cut)
-    if layers is not None:
-        costs = replace(costs, gradient_buckets=np.maximum(1, np.array(layers, np.int64)))
-    if config.costs is not None:
-        from pipesim.costs.profile import profile_costs
+    priced = Priced.of(config, layers, ranks, cut)
+    if lengths is None:
+        return priced.costs(model), priced.work(model, config.microbatches)
+    return priced.mixed(model, lengths), priced.whole_work(model, lengths)
 
-        costs = profile_costs(config.directory / config.costs.profile, costs, layers)
-    costs = replace(costs, host=host_copies(cluster, layout, costs.sizes.activations))
-    done = step_work(model, training, cut)
-    work = Work(
-        samples=done.samples,
-        tokens=done.tokens,
-        model_flops=done.model_flops,
-        hardware_flops=done.hardware_flops,
-        gpus=layout.world_size,
-        peak_flops=cluster.gpu.peak(training.precision),
-    )
-    return costs, work
+
+@dataclass(frozen=True)
+class Priced:
+    """Stages of a model on a cluster, to be priced for one sequence length or another."""
+
+    cluster: Cluster
+    layout: Layout
+    training: Training
+    layers: Sequence[int] | None
+    ranks: Sequence[Sequence[int]]
+    cut: Cut | None
+    profile: Path | None
+    scales: Sequence[float] | None
+
+    @classmethod
+    def of(
+        cls, config: ClusterConfig, layers: Sequence[int] | None, ranks: Sequence[Sequence[int]], cut: Cut | None
+    ) -> Priced:
+        """As a config says; ``ranks`` hold, or with a ``cut`` run, each stage."""
+        measured = config.costs
+        profile = config.directory / measured.profile if measured is not None else None
+        scales = measured.microbatch_scale if measured is not None else None
+        hardware = config.build_cluster(), config.build_layout(), config.build_training()
+        return cls(*hardware, layers, ranks, cut, profile, scales)
+
+    def costs(self, model: Model) -> Costs:
+        """Costs of every stage for sequences of the model's length, or as measured."""
+        from pipesim.costs.analytic import analytic_costs
+
+        count = len(self.ranks)
+        costs = analytic_costs(
+            model, self.cluster, self.layout, self.training, count, self.layers, self.ranks, self.cut
+        )
+        if self.layers is not None:
+            costs = replace(costs, gradient_buckets=np.maximum(1, np.array(self.layers, np.int64)))
+        if self.profile is not None:
+            from pipesim.costs.profile import profile_costs
+
+            costs = profile_costs(self.profile, costs, self.layers)
+        if self.scales is None:
+            return self._with_copies(costs)
+        return mixed(self.scales, lambda scale: self._with_copies(scaled(costs, scale)))
+
+    def mixed(self, model: Model, lengths: Sequence[int]) -> Costs:
+        """Costs of micro-batches with sequences of these lengths."""
+        return mixed(lengths, lambda length: self.costs(replace(model, sequence=length)))
+
+    def _with_copies(self, costs: Costs) -> Costs:
+        from pipesim.costs.host import host_copies
+
+        return replace(costs, host=host_copies(self.cluster, self.layout, costs.sizes.activations))
+
+    def work(self, model: Model, microbatches: int) -> Work:
+        """What so many micro-batches with sequences of the model's length get done, in all replicas."""
+        from pipesim.costs.analytic import step_work
+
+        samples = microbatches * self.training.micro_batch * self.layout.data
+        done = step_work(model, replace(self.training, global_batch=samples), self.cut)
+        return Work(
+            samples=done.samples,
+            tokens=done.tokens,
+            model_flops=done.model_flops,
+            hardware_flops=done.hardware_flops,
+            gpus=self.layout.world_size,
+            peak_flops=self.cluster.gpu.peak(self.training.precision),
+        )
+
+    def whole_work(self, model: Model, lengths: Sequence[int]) -> Work:
+        """The work of micro-batches of these lengths together."""
+        counts = Counter(lengths).items()
+        each = [self.work(replace(model, sequence=length), count) for length, count in counts]
+        summed = ("samples", "tokens", "model_flops", "hardware_flops")
+        return replace(each[0], **{name: sum(getattr(one, name) for one in each) for name in summed})
 
 
 def holders(placement: Placement) -> list[list[int]]:
@@ -123,3 +190,19 @@ def fitted(config: AbstractConfig | ClusterConfig) -> Schedule:
 
     schedule = config.schedule.build()
     return schedule.fit(config.build_model().layers) if isinstance(config, ClusterConfig) else schedule
+
+
+def step_costs(costs: Costs) -> StepCosts:
+    """What a cost-driven schedule may look at, of the mean micro-batch; a hop is the slowest between neighbours."""
+    times, sizes, hops = costs.times, costs.sizes, costs.hops
+    here = np.arange(hops.latency_s.shape[0] - 1)
+    largest = float(sizes.message.max(initial=0.0))
+    hop_s = hops.latency_s[here, here + 1] + largest * hops.seconds_per_byte[here, here + 1]
+    return StepCosts(
+        forward=to_picoseconds(times.forward),
+        input_grad=to_picoseconds(times.input_grad + times.recompute),
+        weight_grad=to_picoseconds(times.weight_grad),
+        hop=int(to_picoseconds(hop_s.max(initial=0.0))),
+        activations=sizes.activations,
+        weight_grad_activations=sizes.weight_grad_activations,
+    )

@@ -6,12 +6,12 @@ import numpy as np
 
 from pipesim.costs.costs import Costs, Hops, StageSizes, StageTimes
 from pipesim.engine import event
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 from pipesim.ir.timeline import Timeline
 from pipesim.ir.verify import verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 
 UNIT = 1e-12
 """Costs are given in picoseconds, so that integers stay integers."""
@@ -22,7 +22,7 @@ def costs(program: Program, forward=1, input_grad=1, weight_grad=1, hop=0, pair_
     stages, ranks = program.placement.stages, program.ranks
     times = [np.broadcast_to(np.asarray(x, float) * UNIT, stages) for x in (forward, input_grad, weight_grad)]
     zero = np.zeros(stages)
-    sizes = StageSizes(zero, zero, zero, zero, np.ones(stages), np.ones(stages), zero, zero)
+    sizes = StageSizes(zero, zero, zero, zero, zero, np.ones(stages), np.ones(stages), zero, zero)
     hops = Hops.uniform(ranks, hop * UNIT)
     return Costs(StageTimes.simple(*times), sizes, hops, np.zeros(ranks), pair_factor=pair_factor)
 

@@ -47,7 +47,12 @@ def test_result_keys_are_the_contract():
     rank = ["rank", "busy_s", "bubble_fraction", "span_s", "peak_in_flight", "time_breakdown", "memory"]
     assert list(metrics["ranks"][0]) == rank
     memory = ["weights", "gradients", "optimizer", "activations", "buffers"]
-    assert list(metrics["ranks"][0]["memory"]) == ["peak_bytes", "at_s", *(f"{name}_bytes" for name in memory)]
+    assert list(metrics["ranks"][0]["memory"]) == [
+        "peak_bytes",
+        "at_s",
+        *(f"{name}_bytes" for name in memory),
+        "at_op",
+    ]
     assert list(metrics["memory"]) == ["peak_bytes", "capacity_bytes", "fits"]
 
 
@@ -155,6 +160,17 @@ def test_a_schedule_that_cannot_run_is_a_config_error():
     config = {**ABSTRACT, "schedule": "interleaved-1f1b", "pipeline": {"ranks": 4, "microbatches": 6}}
     with pytest.raises(ConfigError, match="use 4 or 8 micro-batches"):
         pipesim.simulate(config)
+
+
+@pytest.mark.parametrize(("network", "hint"), [("ideal", "engine: compiled"), ("fair", "network: ideal")])
+def test_too_much_for_the_event_engine_is_refused_before_anything_is_built(network, hint):
+    """More ops than it replays in half a minute are an error that names the other engine."""
+    config = {"pipeline": {"ranks": 8, "microbatches": 10**6}, "costs": {"forward": 1e-6}, "schedule": "1f1b"}
+    with pytest.raises(ConfigError) as caught:
+        pipesim.simulate({**config, "simulation": {"network": network}})
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.found) == ("simulation.engine", "2.4e+07 ops")
+    assert hint in problem.nearest
 
 
 def test_the_critical_path_is_work_without_a_break():

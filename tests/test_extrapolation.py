@@ -144,10 +144,30 @@ def test_shared_links_are_not_extrapolated():
 
 @pytest.mark.parametrize(
     ("schedule", "reason"),
-    [("pipedream", "without a flush"), ({"name": "pipe-offload"}, "planned for the step as a whole")],
+    [("pipedream", "without a flush"), ({"name": "pipe-offload"}, "copies to the host share links")],
 )
 def test_what_is_not_extrapolated_says_why(schedule, reason):
-    """A steady rate needs no extrapolation; copies to the host are placed over the whole step."""
+    """A steady rate needs no extrapolation; copies to the host meet others."""
     pipeline, simulation = {"ranks": 4, "microbatches": 40}, {"extrapolate": True}
     result = api.simulate({"pipeline": pipeline, "simulation": simulation, "schedule": schedule})
     assert reason in result.metrics["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"name": "zb-auto"},
+        {"name": "zb-v"},
+        {"name": "v-adaptive", "memory_limit": 1.0, "effort": 0},
+        {"name": "v-min", "retime": True, "effort": 0},
+    ],
+)
+def test_orders_that_are_searched_for_are_not_extrapolated(schedule):
+    """For more micro-batches the search may end at another order, so nothing follows from shorter steps."""
+    costs = {"forward": 3, "input_grad": 2, "weight_grad": 1, "p2p": 0.5}
+    asked = {"pipeline": {"ranks": 4, "microbatches": 64}, "costs": costs, "schedule": schedule}
+    note = f"not extrapolated: {schedule['name']} may find another order"
+    assert api.simulate({**asked, "simulation": {"extrapolate": True}}).metrics["warnings"][0].startswith(note)
+    published = {"name": "zb-v", "order": "handmade"} if schedule["name"] == "zb-v" else {"name": "v-min"}
+    found = api.simulate({**asked, "schedule": published, "simulation": {"extrapolate": True}})
+    assert found.metrics["warnings"][0].startswith("extrapolated from")

@@ -16,6 +16,7 @@ FIGURES = (".png", ".svg", ".pdf")
 TRACES = (".json", ".json.gz")
 PAGES = (".html",)
 SHELLS = ("bash", "zsh")
+DEVICES = ("cpu", "cuda")
 
 
 class UsageError(PipesimError):
@@ -209,6 +210,21 @@ def _trace(subparsers: _Subparsers) -> _Parser:
     return parser
 
 
+def _calibrate(subparsers: _Subparsers) -> _Parser:
+    parser = _command(
+        subparsers, "calibrate", "calibrate", "measure what one GPU of a config runs, with PyTorch on this machine"
+    )
+    _add_config(parser)
+    parser.add_argument("--device", choices=DEVICES, help="where to measure; cuda where there is one when left out")
+    parser.add_argument("--repeats", metavar="N", type=_positive(int), default=20, help="runs of each piece (20)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write a profile, for costs: {profile: FILE}; - is standard output"
+    )
+    parser.add_argument("--gpu-out", metavar="FILE", help="write constants of the device, for cluster: {gpu: ...}")
+    _add_json(parser)
+    return parser
+
+
 def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -279,6 +295,7 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "export": _export,
     "replay": _replay,
     "trace": _trace,
+    "calibrate": _calibrate,
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),

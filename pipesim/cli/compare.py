@@ -13,7 +13,7 @@ from pipesim.cli.run import exit_code, save_figure
 
 def compare(arguments: argparse.Namespace) -> int:
     """Simulate every config with every schedule; print a table, draw a figure."""
-    check_files({"--json": arguments.json, "--plot": arguments.plot})
+    check_files({"--json": arguments.json, "--plot": arguments.plot}, arguments.config)
     schedules = words(arguments.schedules) if arguments.schedules is not None else None
     from pipesim.study.compare import compare as simulate_all
 

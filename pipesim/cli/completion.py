@@ -8,7 +8,7 @@ from typing import Any
 
 from pipesim.cli.arguments import _build
 
-_FILES = {"config", "json", "gantt", "trace", "plot", "html", "kineto", "out"}
+_FILES = {"config", "json", "gantt", "trace", "plot", "html", "kineto", "out", "gpu_out"}
 """Arguments that are files or directories, by what they are stored as."""
 
 

@@ -10,7 +10,7 @@ from pipesim.cli.run import exit_code
 
 def explain(arguments: argparse.Namespace) -> int:
     """Say why each bubble is there, and what would bring more speed."""
-    check_files({"--json": arguments.json})
+    check_files({"--json": arguments.json}, [arguments.config])
     from pipesim import api
     from pipesim.study.explain import explain as explain_config
 

@@ -19,11 +19,12 @@ class OutputError(PipesimError):
     """A result has nowhere to go."""
 
 
-def check_files(files: dict[str, str | None]) -> None:
-    """Refuse, before any work, files that cannot be written; ``files`` is flag -> name."""
+def check_files(files: dict[str, str | None], inputs: Sequence[str] = ()) -> None:
+    """Refuse, before any work, files that cannot be written or are read; ``files`` is flag -> name."""
     wanted = {flag: name for flag, name in files.items() if name is not None and name != STANDARD_OUTPUT}
     for flag, name in wanted.items():
         _check_file(flag, name)
+        _check_not_read(flag, name, inputs)
     resolved = [Path(name).resolve() for name in wanted.values()]
     twice = next((path for path in resolved if resolved.count(path) > 1), None)
     if twice is not None:
@@ -39,11 +40,20 @@ def _check_file(flag: str, name: str) -> None:
         raise OutputError(f"{flag}: cannot write '{name}'")
 
 
+def _check_not_read(flag: str, name: str, inputs: Sequence[str]) -> None:
+    if not Path(name).is_file():  # a terminal or a pipe may be both
+        return
+    if any(os.path.exists(read) and os.path.samefile(name, read) for read in inputs):
+        raise OutputError(f"{flag}: '{name}' is read as input; it would be overwritten")
+
+
 def check_directory(flag: str, name: str | None) -> None:
     """Refuse a directory that neither exists nor can be made by one ``mkdir``."""
     if name is None:
         return
     path = Path(name)
+    if not name:
+        raise OutputError(f"{flag}: an empty name; allowed: a directory")
     if path.exists():
         _check_directory(flag, path)
     else:

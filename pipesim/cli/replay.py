@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def replay(arguments: argparse.Namespace) -> int:
     """Run a config's program on PyTorch's pipeline runtime and hold it against the simulation."""
-    check_files({"--json": arguments.json, "--gantt": arguments.gantt, "--trace": arguments.trace})
+    files = {"--json": arguments.json, "--gantt": arguments.gantt, "--trace": arguments.trace}
+    check_files(files, [arguments.config])
     check_directory("--kineto", arguments.kineto)
     from pipesim import api
     from pipesim.study.replay import replay as run

@@ -12,7 +12,7 @@ from pipesim.cli.output import check_directory, check_files, say, say_summary, w
 def run(arguments: argparse.Namespace) -> int:
     """Simulate one config, print the summary, write what was asked for."""
     names = ("json", "gantt", "trace", "html")
-    check_files({f"--{name}": getattr(arguments, name) for name in names})
+    check_files({f"--{name}": getattr(arguments, name) for name in names}, [arguments.config])
     check_directory("--out", arguments.out)
     from pipesim import api
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def trace(arguments: argparse.Namespace) -> int:
     """Measure an observed run as if it had been simulated."""
-    check_files({"--json": arguments.json, "--gantt": arguments.gantt, "--profile": arguments.profile})
+    files = {"--json": arguments.json, "--gantt": arguments.gantt, "--profile": arguments.profile}
+    check_files(files, arguments.file)
     from pipesim.study.trace import read_trace
 
     with working("reading"):

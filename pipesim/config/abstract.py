@@ -12,6 +12,7 @@ from pipesim.config.section import (
     Bytes,
     Count,
     Ranks,
+    Scales,
     Seconds,
     Section,
     Share,
@@ -67,6 +68,8 @@ class UnitCosts(Section):
     With c chunks per rank and route, a chunk costs 1/c of a single number; a list holds each stage's own cost.
     ``optimizer`` is one update of a rank's weights, ``reconstruct`` the recovery of older ones (layerpipe2).
     ``offload``: copying the activations of a rank's share to host memory and back, there and back together.
+    ``microbatch_scale``: by how much each micro-batch's forward, backward, activations and copies are larger than that,
+    one number per micro-batch; 1 when left out.
     """
 
     forward: StageSeconds = 1.0
@@ -76,6 +79,7 @@ class UnitCosts(Section):
     optimizer: StageSeconds = 0.0
     reconstruct: StageSeconds = 0.0
     offload: StageSeconds | None = None
+    microbatch_scale: Scales | None = None
 
 
 class UnitMemory(Section):

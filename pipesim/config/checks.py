@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipesim.config.abstract import Pipeline, UnitCosts
 from pipesim.config.cluster import Cluster, Parallelism, Profile, Simulation, Training
+from pipesim.config.microbatches import length_problems, one_each
 from pipesim.config.model import build_model
 from pipesim.config.schedule import ScheduleChoice
 from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 MAX_OPS = 2 * 10**8
 """Largest number of F, I and W ops (3 x ranks x micro-batches x chunks) that a config may ask for: ten
 thousand GPUs with thousands of micro-batches stay below; beyond, memory runs out before anything is learnt."""
+
+MAX_HOLDINGS = 10**8
+"""Largest table of which rank holds which stage: a gigabyte where it is counted with."""
 
 SHORTEST_S = 1e-9
 """The longest op takes at least this, so that rounding to picoseconds stays below a thousandth of it."""
@@ -41,6 +45,8 @@ def abstract_problems(sections: Sections, _raw: Mapping[str, Any], _directory: P
         yield from problems
         if costs is not None and not problems:
             yield from _list_lengths(costs, pipeline, schedule)
+    if pipeline is not None and costs is not None:
+        yield from one_each("costs.microbatch_scale", costs.microbatch_scale, pipeline.microbatches)
 
 
 def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path) -> Iterator[Problem]:
@@ -68,6 +74,7 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
         yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
         yield from _batches(schedule, parallelism, training, model)
+        yield from length_problems(parallelism, training, model, sections.get("costs"))
         if schedule is not None:
             yield from _sharded_without_flush(schedule, parallelism, training)
     if schedule is not None and "simulation" in sections:
@@ -126,6 +133,9 @@ def _schedulable(
         if ops > MAX_OPS:
             found = f"3 x {stages} stages on {ranks} ranks x {microbatches} micro-batches = {ops:.3g} ops"
             yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
+        elif stages * ranks > MAX_HOLDINGS:
+            found = f"{stages} stages x {ranks} ranks = {stages * ranks:.3g}"
+            yield Problem(path, "too large to simulate", found, f"at most {MAX_HOLDINGS:.0e}")
         else:
             built.check(ranks, microbatches)
     except (ScheduleError, ProgramError) as error:
@@ -246,6 +256,8 @@ def _partition(
         stages = _stages(fitted, ranks)
         if stages <= 10**6 and fitted.placement(ranks).cut is not None:
             return _whole_layers_only(schedule, training)
+        if training.partition == "balanced":
+            return _enough_pieces(model.layers, stages)
         partition(model.layers, stages, training.partition)
     except ConfigError as error:
         return error.problems
@@ -254,11 +266,20 @@ def _partition(
     return ()
 
 
+def _enough_pieces(layers: int, stages: int) -> Sequence[Problem]:
+    """The embedding and the head may have a stage to themselves; every other stage needs a layer."""
+    if stages <= layers + 2:
+        return ()
+    found, allowed = f"{stages} stages for {layers} layers", f"at most {layers + 2} stages"
+    return [Problem("schedule", "more stages than layers, embedding and head", found, allowed)]
+
+
 def _whole_layers_only(schedule: ScheduleChoice, training: Training) -> Sequence[Problem]:
     if training.partition is None:
         return ()
     message = f"{schedule.name} cuts inside layers and decides itself which rank has what"
-    return [Problem("training.partition", message, str(list(training.partition)), "nothing")]
+    given = training.partition if isinstance(training.partition, str) else list(training.partition)
+    return [Problem("training.partition", message, repr(given), "nothing")]
 
 
 def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:

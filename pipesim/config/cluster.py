@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema
 
-from pipesim.config.section import Bytes, Count, Counts, Ranks, Section, refuse
+from pipesim.config.section import Bytes, Count, Counts, Ranks, Scales, Section, as_tuple, refuse
+from pipesim.errors import nearest
+from pipesim.hardware.allowance import Allowance
 
 
 def _named(value: Any) -> Any:
@@ -31,11 +33,39 @@ Gpu = Annotated[Named, PlainValidator(_named), _schema("a GPU's name, or {base: 
 Link = Annotated[Named, PlainValidator(_named), _schema("a link's name, or {bandwidth, latency, nics_per_node}")]
 
 
+PARTITIONS = ("even", "ends-short", "balanced")
+
+
+def _partition(value: Any) -> tuple[int, ...] | str:
+    """The layers of each stage as a list, or one of the names of `PARTITIONS`."""
+    if isinstance(value, list | tuple):
+        return _COUNTS.validate_python(value, strict=True)
+    names = ", ".join(PARTITIONS)
+    if not isinstance(value, str):
+        raise refuse("not a list", f"a list, layers per stage, or {names}")
+    if value not in PARTITIONS:
+        raise refuse("unknown partition", f"{names}, or a list, layers per stage", nearest(value, PARTITIONS))
+    return value
+
+
+_COUNTS: TypeAdapter[tuple[int, ...]] = TypeAdapter(Counts)
+Partition = Annotated[
+    tuple[int, ...] | str,
+    PlainValidator(_partition),
+    WithJsonSchema({
+        "description": "layers per stage, or how to choose them",
+        "anyOf": [{"type": "array", "items": {"type": "integer", "minimum": 0}}, {"enum": list(PARTITIONS)}],
+    }),
+]  # fmt: skip
+Lengths = Annotated[tuple[Count, ...], BeforeValidator(as_tuple)]
+
+
 class Cluster(Section):
     """The machine. Links default to those that the GPU usually comes with; ``nics_per_node`` to the fabric's.
 
     ``gpus_per_switch`` GPUs share a PCIe switch, whose ``host_link`` leads to the node's ``host_memory``; these three
-    matter to schedules that offload activations.
+    matter to schedules that offload activations. ``context_memory`` (CUDA), ``nccl_memory`` and ``fragmentation`` (a
+    share of all that is held) are memory of a GPU that no tensor can have; see `pipesim.hardware.allowance`.
     """
 
     gpu: Gpu
@@ -47,6 +77,9 @@ class Cluster(Section):
     host_link: Link | None = None
     gpus_per_switch: Count | None = None
     host_memory: Bytes | None = None
+    context_memory: Bytes = Allowance.context_bytes
+    nccl_memory: Bytes = Allowance.nccl_bytes
+    fragmentation: Annotated[float, Field(ge=0, lt=1)] = Allowance.fragmentation
 
     @property
     def gpus(self) -> int:
@@ -78,13 +111,19 @@ class Training(Section):
     """What one step does, as in `pipesim.workload.training.Training`.
 
     Batches are counted in sequences; ``global_batch`` is over all replicas. ``sequence_parallel`` defaults to
-    true when tensor > 1. ``partition`` has the layers of each stage.
+    true when tensor > 1. ``partition`` has the layers of each stage, or says how to choose them: ``even``, the default,
+    with the ends short where layers do not divide; ``ends-short``, one layer less on the first and the last stage than
+    on all others; ``balanced``, so that the slowest rank is as fast as possible and every rank fits in memory.
+    ``sequence_lengths`` has the tokens per sequence of each micro-batch, where these are not all the model's
+    ``sequence``; every replica has the same.
     """
 
     micro_batch: Count = 1
     global_batch: Count
     precision: Literal["bf16", "fp16", "fp8", "fp32"] = "bf16"
-    recompute: Literal["none", "selective", "pointwise", "full"] = "none"
+    recompute: Literal["none", "selective", "pointwise", "per-op", "without-attention", "full-early-stop", "full"] = (
+        "none"
+    )
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     optimizer: Literal["adam", "adam-bf16", "momentum", "sgd"] = "adam"
     sequence_parallel: bool | None = None
@@ -93,15 +132,27 @@ class Training(Section):
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    fused_loss: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     attention_version: Literal[2, 3] = 3
-    partition: Counts | None = None
+    fused_kernels: bool = True
+    context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
+    dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
+    expert_overlap: bool = False
+    data_overlap: Literal["none", "gradients", "full"] = "gradients"
+    partition: Partition | None = None
+    sequence_lengths: Lengths | None = None
 
 
 class Profile(Section):
-    """Measured costs and sizes per stage or per layer, in a CSV file next to the config."""
+    """Measured costs and sizes per stage or per layer, in a CSV file next to the config.
+
+    ``microbatch_scale``: by how much each micro-batch's work, activations and messages are larger than measured, one
+    number per micro-batch; 1 when left out.
+    """
 
     profile: str
+    microbatch_scale: Scales | None = None
 
 
 class Simulation(Section):

@@ -178,7 +178,7 @@ def _unreadable(path: Path, error: OSError | ValueError) -> Problem:
 def nearest_file(path: Path) -> str | None:
     """The file next to a missing one whose name is closest."""
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = [entry.name for entry in path.parent.iterdir() if entry.exists()]
     except OSError:
         return None
     match = nearest(path.name, names)

@@ -116,7 +116,7 @@ def _schema(description: str) -> WithJsonSchema:
 
 read_seconds = _quantity(units.parse_seconds)
 
-Ranks = Annotated[int, Field(ge=1, le=10**5)]
+Ranks = Annotated[int, Field(ge=1, le=10**4)]
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, PlainValidator(read_seconds), _schema('seconds, or text with a unit: "3 us"')]
@@ -133,3 +133,4 @@ def as_tuple(value: Any) -> Any:
 
 
 Counts = Annotated[tuple[Annotated[int, Field(ge=0, le=LARGEST_COUNT)], ...], BeforeValidator(as_tuple)]
+Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], BeforeValidator(as_tuple)]

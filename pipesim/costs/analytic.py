@@ -13,7 +13,7 @@ from typing import TypedDict, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, Ports, StageSizes, StageTimes
+from pipesim.costs.costs import SLOTS, Costs, Ports, StageSizes, StageTimes
 from pipesim.costs.layer import LayerCosts
 from pipesim.costs.links import collective_part, crosses_nodes, pipeline_hops, rank_ports
 from pipesim.costs.phases import LayerTimes
@@ -23,13 +23,9 @@ from pipesim.hardware import Cluster, Layout
 from pipesim.ir.cut import Cut
 from pipesim.workload.flops import step_flops
 from pipesim.workload.model import Model
+from pipesim.workload.parameters import layer_parameters
 from pipesim.workload.partition import partition
 from pipesim.workload.training import Training
-
-# NCCL reserves 342-392 MB (ai-dynamo/aiconfigurator, system files). The size of a CUDA context with its
-# loaded kernels is an estimate; it varies with driver and libraries between 0.3 and 0.8 GB.
-NCCL_BYTES = 0.4e9
-CONTEXT_BYTES = 0.5e9
 
 Item = TypeVar("Item")
 
@@ -83,9 +79,16 @@ def analytic_costs(
     return Costs(
         times=_times(priced.times, state, priced.stages, tied_s),
         sizes=_sizes(priced.activations, state, priced.stages, priced.message_bytes),
-        hops=pipeline_hops(cluster, layout, training.scatter_gather, prices.shard.sequence_parallel),
-        buffers_bytes=_buffers(priced.activations, layout, priced.stages),
+        hops=pipeline_hops(
+            cluster,
+            layout,
+            training.scatter_gather,
+            prices.shard.sequence_parallel,
+            float(np.max(priced.message_bytes)),
+        ),
+        buffers_bytes=_buffers(priced.activations, cluster, layout, priced.stages),
         capacity_bytes=cluster.gpu.memory_bytes,
+        fragmentation=cluster.allowance.fragmentation,
         **_sharing(cluster, layout, state, priced.stages),
     )
 
@@ -159,6 +162,12 @@ def _sizes(
     stages: Sequence[Stage],
     message_bytes: float | NDArray[np.float64],
 ) -> StageSizes:
+    model = activations.model
+
+    def layerwise(stage: Stage) -> float:
+        layers = [(layer_parameters(model, kind), count) for kind, count in stage.kinds]
+        return state.layerwise_bytes(stage, layers, SLOTS)
+
     resident = _once(stages, state.resident, state.like)
     kept, needed, returned = (
         np.array(_once(stages, size, _contents), dtype=np.float64)
@@ -169,6 +178,7 @@ def _sizes(
         gradients=_array(resident, lambda each: each.gradients),
         optimizer=_array(resident, lambda each: each.optimizer),
         unsharded=np.array(_once(stages, state.unsharded_bytes, state.like), dtype=np.float64),
+        layerwise=np.array(_once(stages, layerwise, state.like), dtype=np.float64),
         activations=kept,
         weight_grad_activations=needed,
         recomputed=returned,
@@ -220,9 +230,11 @@ def _tied_seconds(model: Model, layout: Layout, state: StateCosts, stages: Seque
     return state.pair_reduce_seconds(model.vocab * model.hidden / layout.tensor, crossing)
 
 
-def _buffers(activations: StageActivations, layout: Layout, stages: Sequence[Stage]) -> NDArray[np.float64]:
+def _buffers(
+    activations: StageActivations, cluster: Cluster, layout: Layout, stages: Sequence[Stage]
+) -> NDArray[np.float64]:
     """Per rank: CUDA context, NCCL, and what a layer's backward works in besides what its forward kept."""
-    fixed = CONTEXT_BYTES + (NCCL_BYTES if layout.world_size > 1 else 0.0)
+    fixed = cluster.allowance.outside_bytes(layout.world_size)
     buffers = np.full(layout.pipeline, fixed)
     for stage, transient in zip(stages, _once(stages, activations.transient, _contents), strict=True):
         for rank in stage.ranks:

@@ -38,9 +38,9 @@ _BACKWARD_ROWS = 128
 class Core:
     """The work of one layer's attention core on one GPU.
 
-    ``batch`` sequences of ``sequence`` tokens, ``heads`` on this GPU, ``query_key`` and ``value`` dimensions
-    per head. ``share`` of the work falls to this GPU under context parallelism, in blocks of
-    ``sequence x share`` tokens. ``version`` of FlashAttention: the GPU's table for it, or the one it has.
+    ``batch`` sequences of ``sequence`` tokens, ``heads`` on this GPU, ``query_key`` and ``value`` dimensions per
+    head. ``sequence x share`` queries attend to ``sequence`` keys (a block of context parallelism). ``version`` of
+    FlashAttention: the GPU's table for it, or the one it has.
     """
 
     batch: float
@@ -66,7 +66,7 @@ def flash_seconds(core: Core, gpu: GPU, backward: bool = False) -> float:
     block = core.sequence * core.share
     rate = _rate(table, core, block, backward) * _half_peak(gpu) / table["peak"]
     flops = core.flops * (BACKWARD_FLOPS if backward else 1.0)
-    longest = _longest_block(table, core, block, rate / gpu.sms, backward)
+    longest = _longest_block(table, core, rate / gpu.sms, backward)
     reference = table["reference"]
     full = reference["tokens"] * reference["hidden"] * block * (1.0 if core.causal else 2.0) * 2
     emptiness = max(0.0, 1.0 - core.flops / full)
@@ -74,10 +74,10 @@ def flash_seconds(core: Core, gpu: GPU, backward: bool = False) -> float:
     return float(gpu.elementwise_overhead_s + max(spread, LONGEST[backward] * longest))
 
 
-def _longest_block(table: Any, core: Core, block: float, rate_per_sm: float, backward: bool) -> float:
-    """Seconds of the thread block with the most work: its rows against the whole sequence."""
+def _longest_block(table: Any, core: Core, rate_per_sm: float, backward: bool) -> float:
+    """Seconds of the thread block with the most work: its rows against all keys."""
     rows = _BACKWARD_ROWS if backward else table["block_rows"]
-    flops = 2 * rows * block * (core.query_key + core.value) * (BACKWARD_FLOPS if backward else 1.0)
+    flops = 2 * rows * core.sequence * (core.query_key + core.value) * (BACKWARD_FLOPS if backward else 1.0)
     return float(flops / rate_per_sm)
 
 

@@ -64,6 +64,17 @@ def halving_all_reduce(size_bytes: float, n: int, latency_s: float, bandwidth: f
     return 2 * math.log2(n) * latency_s + 2 * (n - 1) / n * size_bytes / bandwidth
 
 
+def ring_hop_seconds(cluster: Cluster, group: Group, size_bytes: float) -> float:
+    """Seconds for every GPU of a group to send ``size_bytes`` to the next one, all at once.
+
+    A group on several nodes leaves each of them by one GPU, as do the other groups of the node.
+    """
+    if group.nodes == 1:
+        return cluster.intra_node.latency_s + size_bytes / cluster.intra_node.bandwidth
+    leaving = max(cluster.gpus_per_node // group.per_node, 1)
+    return cluster.inter_node.latency_s + size_bytes / cluster.network_bandwidth(leaving)
+
+
 class Collectives:
     """Collective times on one cluster."""
 

@@ -6,7 +6,9 @@ A *stage* is one of S pieces of the model in model order, a *rank* one of P pipe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,11 @@ from numpy.typing import NDArray
 Seconds = NDArray[np.float64]
 Bytes = NDArray[np.float64]
 Ports = NDArray[np.int32]
+Indices = NDArray[np.int32] | NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.float64)
+
+SLOTS = 2
+"""Buffers of a rank for whole weights (and gradients) of sharded stages: one in use, one prefetched (or draining)."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +94,16 @@ class StageSizes:
     ``weight_grad_activations`` the part of it that W still needs after I; ``recomputed`` what recomputation
     brings back while one micro-batch's backward runs; ``message`` the activations sent to the next stage
     (its gradient has the same size). ``weights``, ``gradients`` and ``optimizer`` are resident, already
-    divided by ZeRO's sharding; ``unsharded`` is the buffer that a gathered stage needs (ZeRO-3, else zero).
+    divided by ZeRO's sharding; ``unsharded`` is what of a stage is whole while it is worked on (weights with ZeRO-3,
+    gradients from ZeRO-2 on, else zero), ``layerwise`` the same where a rank works through its only stage layer by
+    layer.
     """
 
     weights: Bytes
     gradients: Bytes
     optimizer: Bytes
     unsharded: Bytes
+    layerwise: Bytes
     activations: Bytes
     weight_grad_activations: Bytes
     recomputed: Bytes
@@ -132,9 +142,11 @@ class Costs:
     ``collective_ports``: ports that a rank's data-parallel collectives use, shape (P, 2), or None.
     ``reduce_share``, ``unshard_share``: how much of those ports a stage's collectives keep busy when they run
     alone, 0..1, shape (S,); all of them when None.
-    ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,).
+    ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,); ``fragmentation``:
+    share of all that a rank holds at its peak that the allocator reserves besides.
     ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
     ``host``: copies of activations to host memory; they are free when None.
+    ``variants``: costs of each micro-batch where these are not all alike; everything else here is then their mean.
     """
 
     times: StageTimes
@@ -148,6 +160,8 @@ class Costs:
     host: HostCopies | None = None
     reduce_share: NDArray[np.float64] | None = None
     unshard_share: NDArray[np.float64] | None = None
+    variants: Variants | None = None
+    fragmentation: float = 0.0
 
     @property
     def stages(self) -> int:
@@ -158,3 +172,32 @@ class Costs:
     def buckets(self) -> NDArray[np.int64]:
         """Gradient buckets per stage, shape (S,)."""
         return self.gradient_buckets if self.gradient_buckets is not None else np.ones(self.stages, np.int64)
+
+    def at(self, values: Callable[[Costs], NDArray[Number]], stage: Indices, microbatch: Indices) -> NDArray[Number]:
+        """What some stages have for some micro-batches, both (n,); ``values`` takes one per stage, (S,), from costs."""
+        if self.variants is None:
+            return values(self)[stage]
+        return self.variants.rows(values)[self.variants.of[microbatch], stage]
+
+    def changed(self, change: Callable[[Costs], Costs]) -> Costs:
+        """The same change made to these costs and to those of every variant."""
+        made = change(self)
+        if self.variants is None:
+            return made
+        return replace(made, variants=replace(self.variants, costs=tuple(map(change, self.variants.costs))))
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Micro-batches that are not all alike, as sequences of unequal lengths make them.
+
+    ``costs`` (K): what a step of nothing but one kind of micro-batch would cost; they differ only in what belongs to
+    micro-batches. ``of`` (M,): which of them each micro-batch is.
+    """
+
+    costs: tuple[Costs, ...]
+    of: NDArray[np.int64]
+
+    def rows(self, values: Callable[[Costs], NDArray[Number]]) -> NDArray[Number]:
+        """An array taken from the costs of every variant, one after the other along a new first axis."""
+        return np.stack([values(each) for each in self.costs])

@@ -19,7 +19,7 @@ _MASK = 1
 
 
 class Kernels:
-    """Kernels of one layer of a model on one GPU; ``mixture`` says whether the layer has experts."""
+    """Kernels of one layer of a model on one GPU, fused; ``mixture`` says whether the layer has experts."""
 
     def __init__(self, model: Model, training: Training, shard: Shard, mixture: bool) -> None:
         self.model, self.training, self.shard, self.mixture = model, training, shard, mixture
@@ -27,40 +27,48 @@ class Kernels:
         self.tokens = tokens(model, training, shard)
         self.whole = self.tokens * model.hidden / shard.sequence_ways
 
+    def norm(self) -> Traffic:
+        """One norm."""
+        return self._norm(self.whole)
+
+    def norm_backward(self) -> Traffic:
+        """One norm backwards."""
+        return self._norm_backward(self.whole)
+
+    def residual(self) -> Traffic:
+        """Bias, dropout and addition to the residual stream."""
+        return kernel(self.whole * (3 * self.element + (_MASK if self.model.dropout else 0)))
+
+    def activation(self) -> Traffic:
+        """The activation functions of the feed-forward block."""
+        return self._activations(False)
+
+    def activation_backward(self) -> Traffic:
+        """The same functions backwards."""
+        return self._activations(True)
+
     def forward(self) -> Traffic:
         """Everything between the matrix products and the attention core."""
-        model, element, whole = self.model, self.element, self.whole
-        residual = kernel(whole * (3 * element + (_MASK if model.dropout else 0)))
-        norm = kernel(2 * element * whole)
-        total = (
-            norm
-            + residual
-            + norm
-            + residual
-            + self.around_attention()
-            + self._activation(2 if model.gated_mlp else 1, 1)
-        )
+        total = self.norm() + self.residual() + self.norm() + self.residual() + self.around_attention()
+        total += self.activation()
         if self.mixture:
             total += self._routing()
-        return total + self._casts(2)
+        return total
 
     def repeated(self) -> Traffic:
         """What pointwise recomputation repeats: norms and the activation function; dropout draws its masks anew."""
         mask = kernel(_MASK * self.whole) if self.model.dropout else Traffic()
-        norm = kernel(2 * self.element * self.whole)
-        return norm + norm + mask + mask + self._activation(2 if self.model.gated_mlp else 1, 1)
+        return self.norm() + self.norm() + mask + mask + self.activation()
 
     def input_grad(self) -> Traffic:
         """The same kernels backwards; gradients of the two branches of each residual are added."""
-        model, element, whole = self.model, self.element, self.whole
-        dropout = kernel(whole * (2 * element + _MASK)) if model.dropout else Traffic()
-        norm_and_add = kernel(3 * element * whole) + kernel(3 * element * whole)
-        ways = 2 if model.gated_mlp else 1
+        dropout = self._dropout()
+        norm_and_add = self.norm_backward() + kernel(3 * self.element * self.whole)
         total = dropout + norm_and_add + dropout + norm_and_add
-        total += self.around_attention() + self._activation(1 + ways, ways)
+        total += self.around_attention() + self.activation_backward()
         if self.mixture:
             total += self._routing()
-        return total + self._casts(2)
+        return total
 
     def weight_grad(self) -> Traffic:
         """Bias gradients: sums over tokens of the output gradients of each matrix with a bias; and adding up
@@ -86,31 +94,50 @@ class Kernels:
         heads = model.heads / self.shard.tensor
         return self.tokens * (heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim))
 
+    def rotation(self) -> Traffic:
+        """Rotation of queries and keys."""
+        return rotary(2 * self.element * self.qkv_elements())
+
     def around_attention(self) -> Traffic:
         """Bias of QKV, rotation of queries and keys, norms of latents, copies that unfused attention
-        needs."""
+        needs.
+        """
         model, element = self.model, self.element
         total = Traffic()
         if model.qkv_bias:
             total += kernel(2 * element * self.qkv_elements())
         if model.rotary:
-            total += rotary(2 * element * self.qkv_elements())
+            total += self.rotation()
         if model.mla:
             latent = self.tokens * (model.mla.query_rank + model.mla.kv_rank) / self.shard.sequence_ways
-            total += kernel(2 * element * latent) + kernel(2 * element * latent)
+            total += self._norm(latent) + self._norm(latent)
         if not self.training.flash_attention:
             total += kernel(2 * element * self.tokens * model.heads * model.value_dim / self.shard.tensor)
         return total
 
-    def _activation(self, reads: int, writes: int) -> Traffic:
-        """GeLU with its bias, or SwiGLU, over the feed-forward width on this GPU."""
-        per_width = self.element * (reads + writes) * self.tokens
-        activation = gated if self.model.gated_mlp else kernel
+    def _norm(self, elements: float) -> Traffic:
+        return kernel(2 * self.element * elements)
+
+    def _norm_backward(self, elements: float) -> Traffic:
+        return kernel(3 * self.element * elements)
+
+    def _dropout(self) -> Traffic:
+        return kernel(self.whole * (2 * self.element + _MASK)) if self.model.dropout else Traffic()
+
+    def _activation(self, elements: float, backward: bool) -> Traffic:
+        """GeLU with its bias, or SwiGLU, over ``elements`` of the feed-forward width."""
+        inputs = 2 if self.model.gated_mlp else 1
+        passes = 1 + 2 * inputs if backward else inputs + 1
+        return (gated if self.model.gated_mlp else kernel)(self.element * passes * elements)
+
+    def _activations(self, backward: bool) -> Traffic:
+        """The activation function of the dense block, or of routed and shared experts."""
+        per_width = self.tokens / self.shard.tensor
         if not self.mixture or self.model.moe is None:
-            return activation(per_width * self.model.ffn / self.shard.tensor)
+            return self._activation(per_width * self.model.ffn, backward)
         moe = self.model.moe
-        routed = activation(per_width * moe.top_k * moe.ffn / self.shard.tensor)
-        return routed + (activation(per_width * moe.shared_ffn / self.shard.tensor) if moe.shared_ffn else Traffic())
+        routed = self._activation(per_width * moe.top_k * moe.ffn, backward)
+        return routed + (self._activation(per_width * moe.shared_ffn, backward) if moe.shared_ffn else Traffic())
 
     def _routing(self) -> Traffic:
         """Softmax and top-k over the experts, and permuting token copies to experts and back."""
@@ -121,19 +148,9 @@ class Kernels:
         scores = kernel(4 * 4 * here * moe.experts)
         return scores + gather(copies) + gather(copies)
 
-    def _casts(self, norms: int) -> Traffic:
-        """With fp8, casting (and transposing) the inputs of the matrices: 2 bytes read, 1 + 1 written."""
-        if self.training.precision != "fp8":
-            return Traffic()
-        total = Traffic()
-        for _ in range(norms):
-            total += kernel(4 * self.whole)
-        heads = self.model.heads * self.model.value_dim
-        width = (
-            self.model.ffn if not self.mixture or self.model.moe is None else self.model.moe.ffn * self.model.moe.top_k
-        )
-        return (
-            total
-            + kernel(4 * self.tokens * heads / self.shard.tensor)
-            + kernel(4 * self.tokens * width / self.shard.tensor)
-        )
+
+def layer_kernels(model: Model, training: Training, shard: Shard, mixture: bool) -> Kernels:
+    """Kernels of one layer, fused or not as ``training`` says."""
+    from pipesim.costs.eager_kernels import EagerKernels
+
+    return (Kernels if training.fused_kernels else EagerKernels)(model, training, shard, mixture)

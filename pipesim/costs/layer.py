@@ -8,16 +8,14 @@ parallelism. Which collective belongs to which phase:
   and after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section
   3.2).
 - With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction;
-  the all-gather that the weight gradient needs overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section
-  4.2.2).
-- Context parallelism: keys and values go round a ring during attention, and their gradients too in the
-  backward; only what is longer than the attention it overlaps with is charged.
-- Experts: an all-to-all before and one after the experts, in either direction.
+  and an all-gather of each block's input for the weight gradient, beside the input gradient's products unless
+  nothing overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2).
+- Context parallelism: around and beside the attention core (`context.py`).
+- Experts: tokens are dispatched before and combined after the experts, in either direction (`dispatch.py`).
 
 Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
-rest, and all other communication, overlaps with nothing. Full recomputation repeats the whole forward, communication
-included; selective recomputation repeats the attention core, pointwise recomputation norms, activation functions and
-dropout.
+rest, and all other communication, overlaps with nothing. Recomputation repeats what `pipesim.workload.training`
+says, with its communication.
 """
 
 from __future__ import annotations
@@ -25,29 +23,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from pipesim.costs.attention import Core, core_seconds
-from pipesim.costs.collectives import Collectives, Operation
+from pipesim.costs.attention import Core
+from pipesim.costs.collectives import Collectives, Operation, ring_hop_seconds
+from pipesim.costs.context import OVERLAP_PRICE, ContextAttention
+from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
-from pipesim.costs.gemm import Role, gemm_seconds
-from pipesim.costs.kernels import Kernels
+from pipesim.costs.gemm import Role, product_seconds
+from pipesim.costs.kernels import layer_kernels
 from pipesim.costs.phases import LayerTimes, Phase, total
+from pipesim.costs.products import Product, product
 from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
 from pipesim.hardware.layout import GroupKind
 from pipesim.workload.matrices import Matrix, attention_matrices, feed_forward_matrices, head_matrices
 from pipesim.workload.memory import layer_input, tokens
 from pipesim.workload.model import Model
+from pipesim.workload.recompute import repeated_matrices
 from pipesim.workload.shard import Shard
-from pipesim.workload.training import Training
+from pipesim.workload.training import WHOLE_LAYER, Training
 
 # Vocabulary-parallel cross entropy in fp32, bytes per logit
 # (megatron/core/tensor_parallel/cross_entropy.py): cast 2 + 4, maximum 4, subtract 8, exponentiate 8, sum
 # 4, divide 8; backward: scale 8, cast 4 + 2.
 _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
 
-# Communication beside a product takes processors from it: 15 % inside a node (calculon-ai/calculon systems;
-# DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132), so that much of what is hidden is paid all the same.
-OVERLAP_PRICE = 0.15
+_DISPATCHES = {"all-to-all": all_to_all_seconds, "deduplicated": deduplicated_seconds}
 
 
 class LayerCosts:
@@ -58,6 +58,7 @@ class LayerCosts:
 
     def __init__(self, model: Model, cluster: Cluster, layout: Layout, training: Training) -> None:
         self.model, self.layout, self.training = model, layout, training
+        self.cluster = cluster
         self.gpu: GPU = cluster.gpu
         self.collectives = Collectives(cluster)
         self.shard = Shard(
@@ -71,18 +72,21 @@ class LayerCosts:
 
     def layer(self, mixture: bool = False) -> LayerTimes:
         """One transformer layer, for one micro-batch."""
-        kernels = Kernels(self.model, self.training, self.shard, mixture)
+        kernels = layer_kernels(self.model, self.training, self.shard, mixture)
         blocks = (attention_matrices(self.model), feed_forward_matrices(self.model, mixture))
         matrices = blocks[0] + blocks[1]
         split = blocks[:1] if mixture and self.shard.expert > 1 else blocks
         forward = self._matrices(matrices, "forward") + self._core_forward
         forward += self._kernels(kernels.forward()) + self._exchange(mixture)
         input_grad = self._matrices(matrices, "input_grad") + self._core_backward
-        input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture)
+        input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture) + self._gathered_again(split)
         weight_grad = self._matrices(matrices, "weight_grad") + self._kernels(kernels.weight_grad())
         if self.training.tensor_overlap == "full" and self.shard.sequence_parallel:
             forward += self._beside(split, "forward") * -1
             input_grad += self._beside(split, "input_grad") * -1
+        if self.training.expert_overlap and mixture and self.shard.expert > 1:
+            forward += self._beside_products(matrices, "input_grad", "weight_grad") * -1
+            input_grad += self._beside_products(matrices, "forward") * -1
         overlap = self._beside_weight_grad(split)
         return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
 
@@ -124,74 +128,60 @@ class LayerCosts:
         """
         return self.training.element_bytes * self.tokens * self.model.hidden
 
-    # Pieces -------------------------------------------------------------------------------------------------
-
-    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
-        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
-
-    def _matrix(self, matrix: Matrix, role: Role) -> float:
-        """One matrix product; routed experts run as one grouped product over the experts of this GPU."""
-        rows, inputs, outputs = self.tokens, float(matrix.inputs), float(matrix.outputs)
-        groups, ways = 1, self.shard.tensor
-        if matrix.copies > 1:
-            ways = self.shard.expert_tensor
-            groups = max(matrix.copies // self.shard.expert, 1)
-            rows *= matrix.active * ways / self.shard.tensor / groups
-        if matrix.split == "column":
-            outputs /= ways
-        elif matrix.split == "row":
-            inputs /= ways
-        else:
-            rows /= self.shard.sequence_ways
-        # m, n, k of the product: the summed-over dimension of a weight gradient is the tokens.
-        sizes = {
-            "forward": (rows, outputs, inputs),
-            "input_grad": (rows, inputs, outputs),
-            "weight_grad": (inputs, outputs, rows),
-        }[role]
+    def product_seconds(self, sizes: Product, role: Role) -> float:
+        """One matrix product, possibly grouped."""
         unfused = role == "weight_grad" and not self.training.fused_gradients
         result_bytes = self.training.element_bytes if unfused else None
-        return float(gemm_seconds(*sizes, self.gpu, self.training.precision, role, groups, result_bytes))
-
-    def _kernels(self, traffic: Traffic) -> Phase:
-        return Phase(elementwise_seconds(traffic, self.gpu))
+        m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
+        return product_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes)
 
     @cached_property
-    def _core_forward(self) -> Phase:
-        core = self._core_seconds(False)
-        return Phase(core) + self._ring(1, core)
-
-    @cached_property
-    def _core_backward(self) -> Phase:
-        core = self._core_seconds(True)
-        return Phase(core) + self._ring(2, core)
-
-    def _core_seconds(self, backward: bool) -> float:
+    def core(self) -> Core:
+        """The work of the attention core of whole sequences with this GPU's heads."""
         model, training = self.model, self.training
-        core = Core(
+        return Core(
             batch=training.micro_batch,
             sequence=model.sequence,
             heads=max(model.heads / self.shard.tensor, 1.0),
             query_key=model.query_key_dim,
             value=model.value_dim,
             causal=model.causal,
-            share=1.0 / self.shard.context,
             dropout=model.dropout,
             version=training.attention_version,
         )
-        return core_seconds(core, self.gpu, training.precision, training.flash_attention, backward)
 
-    def _ring(self, passes: int, core_s: float) -> Phase:
-        """Keys and values of the whole sequence pass every GPU; all steps but the first can be hidden."""
-        ways = self.shard.context
-        if ways == 1:
-            return Phase()
-        groups = self.model.heads if self.model.mla else self.model.kv_heads
-        features = max(groups / self.shard.tensor, 1.0) * (self.model.query_key_dim + self.model.value_dim)
-        whole = passes * self.training.element_bytes * self.tokens * ways * features
-        sent = self._collective("all_gather", whole, "context").seconds
-        exposed = max(0.0, sent - core_s * (ways - 1) / ways)
-        return Phase(exposed, exposed)
+    @cached_property
+    def attention(self) -> ContextAttention:
+        """The attention core over the context-parallel group."""
+        group = self.layout.group("context")
+        return ContextAttention(
+            self.core,
+            max((self.model.heads if self.model.mla else self.model.kv_heads) / self.shard.tensor, 1.0),
+            self.shard.context,
+            self.training,
+            self.gpu,
+            lambda operation, size: self._collective(operation, size, "context").seconds,
+            lambda size: ring_hop_seconds(self.cluster, group, size),
+        )
+
+    # Pieces -------------------------------------------------------------------------------------------------
+
+    def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
+        return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
+
+    def _matrix(self, matrix: Matrix, role: Role) -> float:
+        return self.product_seconds(product(matrix, role, self.tokens, self.shard), role)
+
+    def _kernels(self, traffic: Traffic) -> Phase:
+        return Phase(elementwise_seconds(traffic, self.gpu))
+
+    @cached_property
+    def _core_forward(self) -> Phase:
+        return self.attention.phase(False)
+
+    @cached_property
+    def _core_backward(self) -> Phase:
+        return self.attention.phase(True)
 
     def _exchange(self, mixture: bool) -> Phase:
         """Tensor and expert parallel communication of one layer in one direction."""
@@ -213,6 +203,15 @@ class LayerCosts:
         size = self.training.element_bytes * self.tokens * self.model.hidden
         once = self._collective(operation, size, "tensor")
         return Phase(times * once.seconds, times * once.collective_s)
+
+    def _gathered_again(self, blocks: Sequence[Sequence[Matrix]]) -> Phase:
+        """Gathering the inputs of blocks for their weight gradients: what the input gradient does not hide."""
+        if not self.shard.sequence_parallel:
+            return Phase()
+        gathered = self._tensor("all_gather", len(blocks))
+        if self.training.tensor_overlap == "none":
+            return gathered
+        return gathered + total(self._hidden("all_gather", block, "column", "input_grad", 1.0) for block in blocks) * -1
 
     def _beside_weight_grad(self, blocks: Iterable[Sequence[Matrix]]) -> Phase:
         """Reducing the input's gradient beside the products that make the gradient of the same weights."""
@@ -241,10 +240,15 @@ class LayerCosts:
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
         assert self.model.moe is not None
-        copies = self.tokens / self.shard.tensor * self.model.moe.top_k
-        size = self.training.element_bytes * copies * self.model.hidden
-        once = self._collective("all_to_all", size, "expert")
-        return once + once
+        held = self.training.element_bytes * self.tokens / self.shard.tensor * self.model.hidden
+        once = _DISPATCHES[self.training.dispatch](self.collectives, self.model.moe, self.layout.group("expert"), held)
+        return Phase(2 * once, 2 * once)
+
+    def _beside_products(self, matrices: Sequence[Matrix], *roles: Role) -> Phase:
+        """What dispatching and combining save beside the products of another micro-batch, in these roles."""
+        products = sum(self._matrices(matrices, role).seconds for role in roles)
+        hidden = min(self._dispatch().seconds, products)
+        return Phase((1.0 - OVERLAP_PRICE) * hidden, hidden)
 
     def _collective(self, operation: Operation, size_bytes: float, kind: GroupKind) -> Phase:
         group = self.layout.group(kind)
@@ -252,13 +256,29 @@ class LayerCosts:
         return Phase(seconds, seconds)
 
     def _recompute(self, forward: Phase, mixture: bool) -> Phase:
-        if self.training.recompute == "full":
+        """What the backward repeats of the forward, communication included."""
+        how = self.training.recompute
+        if how == "full":
             return forward
-        if self.training.recompute == "selective" and not self.training.flash_attention:
-            return Phase(self._core_seconds(False))
-        if self.training.recompute == "pointwise":
-            return self._kernels(Kernels(self.model, self.training, self.shard, mixture).repeated())
+        if how == "full-early-stop":
+            last = feed_forward_matrices(self.model, mixture)[-1:]
+            return forward + (self._matrices(last, "forward") + self._reduced()) * -1
+        if how == "without-attention":
+            return forward + self._core_forward * -1
+        if how == "selective" and not self.training.flash_attention:
+            return self._core_forward
+        kernels = layer_kernels(self.model, self.training, self.shard, mixture)
+        if how == "pointwise":
+            return self._kernels(kernels.repeated())
+        if how == "per-op":
+            repeated = self._matrices(repeated_matrices(self.model, mixture), "forward")
+            gathered = self._tensor("all_gather", 2) if self.shard.sequence_parallel else self._reduced()
+            return repeated + self._kernels(kernels.forward()) + gathered
         return Phase()
+
+    def _reduced(self) -> Phase:
+        """Adding up the output of one block over the tensor-parallel group."""
+        return self._tensor("reduce_scatter" if self.shard.sequence_parallel else "all_reduce", 1)
 
     def _floored(self, times: LayerTimes) -> LayerTimes:
         """No phase runs faster than the host launches it; the backward's floor is shared by its two
@@ -271,6 +291,6 @@ class LayerCosts:
         halves = (times.input_grad, times.weight_grad)
         input_grad, weight_grad = (half.at_least(half.seconds * stretch) for half in halves)
         overlap = times.overlap.at_least(times.overlap.seconds * stretch)
-        full = self.training.recompute == "full"
-        recompute = times.recompute.at_least(forward_s) if full else times.recompute
+        whole = self.training.recompute in (*WHOLE_LAYER, "without-attention")
+        recompute = times.recompute.at_least(forward_s) if whole else times.recompute
         return LayerTimes(times.forward.at_least(forward_s), input_grad, weight_grad, recompute, overlap)

@@ -34,9 +34,13 @@ class Hop:
 
 
 def pipeline_hops(
-    cluster: Cluster, layout: Layout, scatter_gather: bool = True, sequence_parallel: bool = False
+    cluster: Cluster,
+    layout: Layout,
+    scatter_gather: bool = True,
+    sequence_parallel: bool = False,
+    message_bytes: float = 0.0,
 ) -> Hops:
-    """Links between all pairs of pipeline ranks, arrays of shape (P, P).
+    """Links between all pairs of pipeline ranks, arrays of shape (P, P), for messages of about ``message_bytes``.
 
     How the tensor parallel GPUs of a rank share the message: with ``sequence_parallel`` each holds and sends
     its part; with ``scatter_gather`` each sends a part and the receivers all-gather inside their group, as
@@ -48,8 +52,9 @@ def pipeline_hops(
         raise ValueError(f"layout and cluster differ: {found}")
     crossing = crosses_nodes(layout)
     rate = np.where(crossing, _network_rate(cluster, layout), cluster.intra_node.bandwidth)
-    latency_s = np.where(crossing, cluster.inter_node.latency_s, cluster.intra_node.latency_s)
     parts = layout.tensor if scatter_gather or sequence_parallel else 1
+    starts = (link.start_s(message_bytes / parts) for link in (cluster.inter_node, cluster.intra_node))
+    latency_s = np.where(crossing, *starts)
     gather = (0.0, 0.0)
     if scatter_gather and not sequence_parallel:
         gather = Collectives(cluster).linear("all_gather", layout.group("tensor"))

@@ -12,23 +12,25 @@ from dataclasses import fields, replace
 from functools import cached_property
 
 from pipesim.costs.elementwise import kernel
-from pipesim.costs.kernels import Kernels
+from pipesim.costs.kernels import Kernels, layer_kernels
 from pipesim.costs.layer import LayerCosts
 from pipesim.costs.phases import LayerTimes, Phase
 from pipesim.hardware import Cluster, Layout
-from pipesim.ir.cut import LAYER, Cut, Part, Piece
+from pipesim.ir.cut import LAYER, WITHOUT_ATTENTION, Cut, Part, Piece
 from pipesim.workload.matrices import qkv_matrices
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import pre_attention_parameters
-from pipesim.workload.training import Training
+from pipesim.workload.training import WHOLE_LAYER, Training
 
 
 def repeated_parts(training: Training, cut: Cut) -> frozenset[Part]:
     """Parts that backwards compute again: the cut's own choice, or what the training options mean for it."""
     if cut.repeated is not None:
         return cut.repeated
-    if training.recompute == "full":
+    if training.recompute in WHOLE_LAYER:
         return frozenset(LAYER)
+    if training.recompute == "without-attention":
+        return WITHOUT_ATTENTION
     again = training.recompute == "selective" and not training.flash_attention
     return frozenset({Part.ATTENTION}) if again else frozenset()
 
@@ -85,7 +87,7 @@ class PartCosts(LayerCosts):
         return LayerTimes(weight_grad=self._kernels(kernel(each * count)))
 
     def _split(self, mixture: bool) -> dict[Part, LayerTimes]:
-        kernels = Kernels(self.model, self.training, self.shard, mixture)
+        kernels = layer_kernels(self.model, self.training, self.shard, mixture)
         parts = {Part.NORM: self._norm(), Part.QKV: self._qkv(kernels), Part.ATTENTION: self._core()}
         whole = self.layer(mixture)
         parts[Part.POST] = _less(whole, parts.values())

@@ -6,19 +6,24 @@ column is a quantity with its unit:
 
 - times, ``_s``, ``_ms`` or ``_us``: ``forward`` (needed), ``input_grad`` and ``weight_grad`` or ``backward``
   (needed; a whole backward is split in halves), ``recompute``, ``optimizer``, ``reduce_grad``, ``unshard``;
+- times of computing alone, ``forward_compute``, ``input_grad_compute``, ``weight_grad_compute``,
+  ``backward_compute`` and ``recompute_compute`` in the same units, in place of those without ``_compute``: measured
+  on one GPU without its peers, as ``pipesim calibrate`` does. The modelled tensor, context and expert parallel
+  communication is added to them; the others are whole times and contain it;
 - sizes, ``_bytes``, ``_kB``, ``_MB``, ``_GB``, ``_KiB``, ``_MiB`` or ``_GiB``: ``activation``,
   ``weight_grad_activation``, ``recomputed``, ``message``, ``weights``, ``gradients``, ``optimizer_state``,
   ``unsharded``.
 
 For example ``stage,forward_ms,backward_ms,activation_MiB``. Lines that start with # are comments. What the
-file does not say stays as it was modelled.
+file does not say stays as it was modelled. A stage is the sum of its layers; of ``message`` and ``recomputed``, which
+exist for one layer at a time, it has the largest.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +44,14 @@ _TIMES = (
     "reduce_grad",
     "unshard",
 )
+_COMPUTE = "_compute"
+"""Ends a time that holds no communication."""
+
+_PARTS = ("forward", "input_grad", "weight_grad", "recompute")
+"""Times that communication is a part of."""
+
+_HOLDS_COMPUTE = tuple(f"{name}{_COMPUTE}" for name in (*_PARTS, "backward"))
+
 _SIZES = {
     "activation": "activations",
     "weight_grad_activation": "weight_grad_activations",
@@ -52,6 +65,7 @@ _SIZES = {
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _BYTES = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _ENDS = ("embedding", "head")
+_LARGEST = ("message", "recomputed")
 _PATH = "costs.profile"
 
 Column = NDArray[np.float64]
@@ -75,7 +89,7 @@ def profile_costs(path: str | Path, base: Costs, layers_per_stage: Sequence[int]
     profile = read_profile(path)
     stages = base.stages
     columns = _per_stage(profile, stages, layers_per_stage, str(path))
-    times = {name: values for name, values in columns.items() if name in _TIMES}
+    times = {name: values for name, values in columns.items() if name in (*_TIMES, *_HOLDS_COMPUTE)}
     sizes = {_SIZES[name]: values for name, values in columns.items() if name in _SIZES}
     return replace(base, times=_replaced(base.times, times), sizes=replace(base.sizes, **sizes))
 
@@ -126,14 +140,15 @@ def _quantities(header: Sequence[str], problems: list[Problem]) -> dict[str, str
         if name in ("stage", "layer"):
             continue
         if quantity is None:
-            allowed = ", ".join([f"{each}_s" for each in _TIMES] + [f"{each}_bytes" for each in _SIZES])
+            times = [f"{each}_s" for each in (*_TIMES, *_HOLDS_COMPUTE)]
+            allowed = ", ".join(times + [f"{each}_bytes" for each in _SIZES])
             close = nearest(name, allowed.split(", "))
             problems.append(Problem(_PATH, "unknown column", repr(name), allowed, close))
-        elif quantity in found.values():
-            problems.append(Problem(_PATH, f"says {quantity} twice", repr(name)))
+        elif (whole := quantity.removesuffix(_COMPUTE)) in {each.removesuffix(_COMPUTE) for each in found.values()}:
+            problems.append(Problem(_PATH, f"says {whole} twice", repr(name)))
         else:
             found[name] = quantity
-    _check_present(header, set(found.values()), problems)
+    _check_present(header, {quantity.removesuffix(_COMPUTE) for quantity in found.values()}, problems)
     return found
 
 
@@ -153,7 +168,7 @@ def _check_present(header: Sequence[str], quantities: set[str], problems: list[P
 def _split(name: str) -> tuple[str | None, float]:
     """Quantity and unit of a column name such as ``forward_ms``; None when there is no such column."""
     quantity, _, unit = name.rpartition("_")
-    if quantity in _TIMES and unit in _SECONDS:
+    if quantity in (*_TIMES, *_HOLDS_COMPUTE) and unit in _SECONDS:
         return quantity, _SECONDS[unit]
     if quantity in _SIZES and unit in _BYTES:
         return quantity, float(_BYTES[unit])
@@ -189,7 +204,7 @@ def _value(number: int, name: str, cell: str, problems: list[Problem]) -> float:
 
 
 def _per_stage(profile: Profile, stages: int, layers_per_stage: Sequence[int] | None, source: str) -> dict[str, Column]:
-    """Columns of shape (stages,): rows in stage order, or layers added up (messages are not)."""
+    """Columns of shape (stages,): rows in stage order, or layers added up."""
     if not profile.by_layer:
         order = _positions(profile.keys, [str(stage) for stage in range(stages)], "stage", source)
         return {name: values[order] for name, values in profile.columns.items()}
@@ -204,7 +219,7 @@ def _per_stage(profile: Profile, stages: int, layers_per_stage: Sequence[int] | 
     members[0] += [position["embedding"]] if "embedding" in ends else []
     members[-1] += [position["head"]] if "head" in ends else []
     return {
-        name: np.array([(np.max if name == "message" else np.sum)(values[rows], initial=0.0) for rows in members])
+        name: np.array([(np.max if name in _LARGEST else np.sum)(values[rows], initial=0.0) for rows in members])
         for name, values in profile.columns.items()
     }
 
@@ -225,18 +240,34 @@ def _positions(keys: Sequence[str], wanted: Sequence[str], kind: str, source: st
 
 
 def _replaced(base: StageTimes, columns: Mapping[str, Column]) -> StageTimes:
-    """Times with measured ones in their place; a collective inside can then not take longer than the
-    whole."""
-    measured = {name: values for name, values in columns.items() if name != "backward"}
-    if "backward" in columns:
-        measured |= {"input_grad": columns["backward"] / 2, "weight_grad": columns["backward"] / 2}
-    if measured.keys() & {"input_grad", "weight_grad"}:
+    """Times with measured ones in their place. In a whole one, collectives take no longer than the whole; computing
+    alone keeps the modelled ones, and what of them runs beside products."""
+    measured = _halved(columns)
+    collectives = {name: getattr(base, f"{name}_collective") for name in _PARTS}
+    alone = {name: measured.pop(f"{name}{_COMPUTE}") for name in _PARTS if f"{name}{_COMPUTE}" in measured}
+    whole = {f"{name}_collective": np.minimum(collectives[name], measured[name]) for name in _PARTS if name in measured}
+    together = {name: seconds + collectives[name] for name, seconds in alone.items()}
+    return replace(base, **measured, **whole, **together, **_overlap(base, measured.keys(), alone.get("weight_grad")))
+
+
+def _halved(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """A whole backward split in halves."""
+    halved = dict(columns)
+    for kind in ("", _COMPUTE):
+        if f"backward{kind}" in halved:
+            half = halved.pop(f"backward{kind}") / 2
+            halved |= {f"input_grad{kind}": half, f"weight_grad{kind}": half}
+    return halved
+
+
+def _overlap(base: StageTimes, whole: Collection[str], weight_grad: Column | None) -> dict[str, Column]:
+    """What whole backwards save by communicating: nothing more where they were measured whole, and no longer than the
+    products of the weight gradient take where these were measured alone."""
+    if {"input_grad", "weight_grad"} & set(whole):
         nothing = np.zeros_like(base.overlap)
-        measured |= {"overlap": nothing, "overlap_collective": nothing}
-    parts = ("forward", "input_grad", "weight_grad", "recompute")
-    collectives = [f"{name}_collective" for name in parts]
-    for name in collectives:
-        whole = measured.get(name.removesuffix("_collective"))
-        if whole is not None:
-            measured[name] = np.minimum(getattr(base, name), whole)
-    return replace(base, **measured)
+        return {"overlap": nothing, "overlap_collective": nothing}
+    if weight_grad is None:
+        return {}
+    hidden = base.overlap_collective
+    share = np.minimum(weight_grad, hidden) / np.where(hidden > 0, hidden, 1.0)
+    return {"overlap": base.overlap * share, "overlap_collective": hidden * share}

@@ -72,9 +72,7 @@ class StageActivations:
         total = self._layers(memory.layer_activations, stage)
         if stage.embedding:
             total += memory.embedding_activations(self.model, self.training, self.shard)
-        if stage.head:
-            total += memory.head_activations(self.model, self.training, self.shard)
-        return total
+        return total + self._kept_by_head(stage)
 
     def for_weight_grad(self, stage: Stage) -> float:
         """What W still needs after I. Under recomputation this can be more than the forward kept."""
@@ -85,14 +83,18 @@ class StageActivations:
         return total
 
     def recomputed(self, stage: Stage) -> float:
-        """What recomputation brings back, one layer at a time."""
-        return max((self._returned(mixture) for mixture, _ in stage.kinds), default=0.0)
+        """What recomputation brings back, one layer at a time; by then the head has given back what it kept."""
+        most = max((self._returned(mixture) for mixture, _ in stage.kinds), default=0.0)
+        return max(most - self._kept_by_head(stage), 0.0)
 
     def transient(self, stage: Stage) -> float:
-        """What the backward works in besides, at its widest."""
+        """What the backward works in besides, at its widest: in the head, before recomputation, or in a layer."""
         widths = [memory.layer_transient(self.model, mixture, self.training, self.shard) for mixture, _ in stage.kinds]
         head = memory.head_transient(self.model, self.training, self.shard) if stage.head else 0.0
-        return max([*widths, head])
+        return max([*widths, head - self.recomputed(stage)])
+
+    def _kept_by_head(self, stage: Stage) -> float:
+        return memory.head_activations(self.model, self.training, self.shard) if stage.head else 0.0
 
     def _returned(self, mixture: bool) -> float:
         arguments = (self.model, mixture, self.training, self.shard)

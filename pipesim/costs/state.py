@@ -4,9 +4,10 @@ update."""
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 from pipesim.costs.collectives import Collectives, Operation
-from pipesim.costs.elementwise import elementwise_seconds, kernel
+from pipesim.costs.elementwise import Traffic, elementwise_seconds, kernel
 from pipesim.costs.stages import Stage
 from pipesim.hardware import Cluster, Group, Layout
 from pipesim.workload.memory import MOMENT_BYTES, StateBytes, state_bytes
@@ -45,8 +46,24 @@ class StateCosts:
         )
 
     def unsharded_bytes(self, held: Stage) -> float:
-        """With ZeRO-3, the gathered weights of the stage: of those that there are pieces of."""
+        """What of a stage is whole while it is worked on: with ZeRO-3 its weights, from ZeRO-2 on its gradients; of
+        those that there are pieces of.
+        """
+        gradients = sum(size for _, size, _ in self._reductions(held)) if self.training.zero >= 2 else 0.0
+        return self.gathered_bytes(held) + gradients
+
+    def gathered_bytes(self, held: Stage) -> float:
+        """With ZeRO-3, the gathered weights of a stage: of those that there are pieces of."""
         return sum(size for _, size, _ in self._gathers(held)) if self.training.zero == 3 else 0.0
+
+    def layerwise_bytes(self, held: Stage, layers: Sequence[tuple[Count, int]], slots: int) -> float:
+        """As `unsharded_bytes` where a stage is worked through layer by layer: ``slots`` layers, and the vocabulary's
+        weights throughout, as PyTorch's FSDP wraps them. ``layers``: parameters and how many of such layers there are.
+        """
+        each = [(replace(held, parameters=count), number) for count, number in layers]
+        inside = sum(self.gathered_bytes(layer) * number for layer, number in each)
+        largest = max((self.unsharded_bytes(layer) for layer, _ in each), default=0.0)
+        return slots * largest + self.gathered_bytes(held) - inside
 
     def reduce_seconds(self, held: Stage) -> float:
         """Adding up the gradients over replicas: all-reduce, or reduce-scatter where ZeRO shards."""
@@ -71,17 +88,27 @@ class StateCosts:
     def optimizer_seconds(self, held: Stage) -> float:
         """One update of this GPU's share, bound by memory.
 
-        Bytes per parameter, as Megatron-LM's mixed-precision optimizer goes over them
-        (megatron/core/optimizer): the gradient three times (norm, update, clearing) and with fp16 twice
-        more (loss unscaling); moments and master copy read and written; the copy read again to write the
-        weight. 42 for Adam in bf16, 50 in fp16.
+        Bytes per parameter of its share, as Megatron-LM's mixed-precision optimizer goes over them
+        (megatron/core/optimizer): the gradient twice (norm, update) and with fp16 twice more (loss unscaling);
+        moments and master copy read and written; the copy read again to write the weight. 38 for Adam in bf16
+        and 46 in fp16, and those of `_whole_gradient_passes`.
         """
         training = self.training
         moments = 2 * MOMENT_BYTES[training.optimizer]
-        passes = 5 if training.precision == "fp16" else 3
+        passes = 4 if training.precision == "fp16" else 2
         copy = 0 if training.precision == "fp32" else 4 + training.element_bytes
         each = passes * training.gradient_bytes + moments + 8 + copy
-        return elementwise_seconds(kernel(each * self._updated(held)), self.gpu)
+        traffic = kernel(each * self._updated(held))
+        return elementwise_seconds(traffic + self._whole_gradient_passes(held), self.gpu)
+
+    def _whole_gradient_passes(self, held: Stage) -> Traffic:
+        """Passes over the gradients before ZeRO divides them: cleared, and with replicas scaled by their number
+        before they are added up (megatron/core/distributed/param_and_grad_buffer.py).
+        """
+        dense, experts = self._parameters(held)
+        replicated = self._groups(held)[0].size > 1
+        sharded = self._updated(held) if self.training.zero >= 2 else dense + experts
+        return kernel((3 if replicated else 1) * self.training.gradient_bytes * sharded)
 
     def reconstruct_seconds(self, held: Stage) -> float:
         """Older weights from the newest and a moving average of gradients: two arrays read, one written."""
@@ -110,10 +137,8 @@ class StateCosts:
         dense = self.layout.replica_group(held.ranks)
         if self.shard.expert == 1:
             return dense, dense
-        # Each expert lies whole on a GPU, so the GPUs of a tensor-parallel group hold the same ones.
-        expert = self.layout.group("expert_data")
-        ways = self.shard.tensor * len(held.ranks)
-        return dense, Group(expert.size * ways, expert.nodes, expert.per_node * ways)
+        expert, ranks = self.layout.group("expert_data"), len(held.ranks)
+        return dense, Group(expert.size * ranks, expert.nodes, expert.per_node * ranks)
 
     def _reductions(self, held: Stage) -> list[Call]:
         operation: Operation = "reduce_scatter" if self.training.zero else "all_reduce"

@@ -89,6 +89,7 @@ def _sizes(kept: NDArray[np.float64], weight_grad_share: float, weights: NDArray
         gradients=zero,
         optimizer=zero,
         unsharded=zero,
+        layerwise=zero,
         activations=kept,
         weight_grad_activations=kept * weight_grad_share,
         recomputed=zero,

@@ -7,12 +7,12 @@ straight. Eight scenarios go through it side by side, in the lanes of vector ins
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipesim.errors import DeadlockError
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.waiting import describe_deadlock
+from pipesim.jit import jit
 
 Picoseconds = NDArray[np.int64]
 LANES = 8
@@ -45,7 +45,7 @@ class Batch:
         return _latest_ends(self._order, self._heads, *edges, np.ascontiguousarray(rows), durations)
 
 
-@njit(cache=True)
+@jit
 def _evaluation_order(
     starts: NDArray[np.int64], dep_starts: NDArray[np.int32], dep_node: NDArray[np.int32]
 ) -> NDArray[np.int32]:
@@ -65,7 +65,7 @@ def _evaluation_order(
     return order[:count]
 
 
-@njit(cache=True)
+@jit
 def _latest_ends(
     order: NDArray[np.int32],
     heads: NDArray[np.bool_],

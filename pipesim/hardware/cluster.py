@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from pipesim import catalog
 from pipesim.errors import ConfigError, Problem, nearest
+from pipesim.hardware.allowance import Allowance
 from pipesim.hardware.fields import Fields
 from pipesim.hardware.gpu import GPU, read_gpu
 
@@ -22,11 +25,12 @@ _GPUS_PER_SWITCH = 2
 
 @dataclass(frozen=True)
 class Link:
-    """One direction of a link: a transfer takes ``latency_s + bytes / bandwidth`` (bytes/s).
+    """One direction of a link: a small transfer takes ``latency_s``, a large one ``bytes / bandwidth`` (bytes/s) and
+    what it takes to start.
 
     ``bandwidth`` is per GPU inside a node and per network card between nodes. ``catalog_name`` is the entry
     whose measured tables hold for this link, None for one that is given inline. ``duplex``: bytes/s in each direction
-    while both are busy; the same as in one when None.
+    while both are busy; the same as in one when None. ``startup``: (bytes, seconds to start) by size, where measured.
     """
 
     name: str
@@ -35,6 +39,14 @@ class Link:
     kind: LinkKind
     catalog_name: str | None = None
     duplex: float | None = None
+    startup: tuple[tuple[float, float], ...] = ()
+
+    def start_s(self, size_bytes: float) -> float:
+        """Seconds of a transfer beside ``size_bytes / bandwidth``: between measured sizes linear in their logarithm."""
+        if not self.startup or size_bytes <= 0:
+            return self.latency_s
+        sizes, seconds = np.array(self.startup).T
+        return float(np.interp(np.log(size_bytes), np.log(sizes), seconds))
 
     @property
     def both_ways(self) -> float:
@@ -47,7 +59,7 @@ class Cluster:
     """``nodes`` equal nodes of ``gpus_per_node`` GPUs, each node with ``nics_per_node`` network cards.
 
     ``gpus_per_switch`` GPUs share a PCIe switch and its ``host_link``. ``host_memory_bytes`` of a node may hold
-    activations; None for no limit.
+    activations; None for no limit. ``allowance`` is what of a GPU's memory no tensor can have.
     """
 
     gpu: GPU
@@ -59,6 +71,7 @@ class Cluster:
     host_link: Link
     gpus_per_switch: int = 2
     host_memory_bytes: float | None = None
+    allowance: Allowance = Allowance()
 
     @property
     def gpus(self) -> int:
@@ -93,6 +106,9 @@ def build_cluster(
     host_link: str | Mapping[str, Any] | None = None,
     gpus_per_switch: int | None = None,
     host_memory: float | None = None,
+    context_memory: float = Allowance.context_bytes,
+    nccl_memory: float = Allowance.nccl_bytes,
+    fragmentation: float = Allowance.fragmentation,
     path: str = "cluster",
 ) -> Cluster:
     """A cluster from plain values, as a config has them.
@@ -100,7 +116,7 @@ def build_cluster(
     ``gpu`` and the links are catalog names or mappings: ``{base: a100-sxm-80gb, memory: "64 GB"}``,
     ``{bandwidth: "12.5 GB/s", latency: "20 us", nics_per_node: 4}``. Links default to the GPU's usual ones,
     the number of network cards to what the fabric's usual node has per GPU, GPUs per PCIe switch to two.
-    ``host_memory`` is in bytes, per node. Raises ConfigError with every
+    ``host_memory`` is in bytes, per node; the last three as in `Allowance`. Raises ConfigError with every
     problem found, at paths under ``path``.
     """
     problems: list[Problem] = []
@@ -116,7 +132,8 @@ def build_cluster(
     shared = _per_switch(gpus_per_switch, node_size, path, problems)
     if built_gpu is None or problems:
         raise ConfigError(problems)
-    return Cluster(built_gpu, node_size, node_count, intra, inter, cards, host, shared, host_memory)
+    allowance = Allowance(context_memory, nccl_memory, fragmentation)
+    return Cluster(built_gpu, node_size, node_count, intra, inter, cards, host, shared, host_memory, allowance)
 
 
 def _usual_links(gpu: GPU) -> tuple[str, str]:
@@ -146,7 +163,8 @@ def _catalog_link(name: str, problems: list[Problem]) -> Link:
     fields = Fields(entry, f"links.{name}", problems)
     latency_s = fields.quantity("latency", "seconds", positive=False)
     duplex = fields.quantity("duplex", "bytes_per_s") if "duplex" in entry else None
-    return Link(name, latency_s, fields.quantity("bandwidth", "bytes_per_s"), entry["kind"], name, duplex)
+    startup = tuple((float(size), us * 1e-6) for size, us in entry.get("startup_us", {}).items())
+    return Link(name, latency_s, fields.quantity("bandwidth", "bytes_per_s"), entry["kind"], name, duplex, startup)
 
 
 def _inline_link(value: Mapping[str, Any], path: str, problems: list[Problem]) -> Link:

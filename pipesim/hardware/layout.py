@@ -34,11 +34,11 @@ class Layout:
     """Placement of all parallel ranks on GPUs 0, 1, 2, ..., of which every ``gpus_per_node`` make a node.
 
     ``order`` names the dimensions from the innermost (neighbouring GPUs) to the outermost, as in Megatron-LM
-    (megatron/core/parallel_state.py, RankGenerator), whose default this is. Expert parallel groups take
-    ``expert`` neighbours along the data and context dimensions. One *pipeline rank* is the ``tensor`` x
-    ``context`` GPUs that share its position, in each of ``data`` replicas.
+    (megatron/core/parallel_state.py, RankGenerator), whose default this is. Expert parallel groups take ``expert``
+    neighbours along the tensor, context and data dimensions (an expert tensor-parallel size of 1). One *pipeline
+    rank* is the ``tensor`` x ``context`` GPUs that share its position, in each of ``data`` replicas.
 
-    Raises ConfigError for sizes below 1, a bad order, and ``expert`` not dividing ``data`` x ``context``.
+    Raises ConfigError for sizes below 1, a bad order, and ``expert`` not dividing ``data`` x ``context`` x ``tensor``.
     """
 
     pipeline: int
@@ -51,8 +51,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         problems = _size_problems(self) + _order_problems(self.order)
-        if not problems and self.data * self.context % self.expert:
-            allowed = f"a divisor of data x context = {self.data * self.context}"
+        if not problems and self.data * self.context * self.tensor % self.expert:
+            allowed = f"a divisor of data x context x tensor = {self.data * self.context * self.tensor}"
             problems.append(Problem("parallelism.expert", "does not fit", str(self.expert), allowed))
         if problems:
             raise ConfigError(problems)
@@ -127,7 +127,9 @@ class Layout:
         return sorted(names, key=lambda name: -self.dimensions.index(name))
 
     def _expert_members(self, kind: GroupKind) -> Ids:
-        replicas = self.members("data_context").reshape(-1, self.data * self.context // self.expert, self.expert)
+        axes = [_AXES.index(name) for name in self._outermost_first(("data", "context", "tensor"))]
+        replicas = _rows(self.gpus(), axes)
+        replicas = replicas.reshape(len(replicas), -1, self.expert)
         if kind == "expert_data":
             replicas = replicas.swapaxes(1, 2)
         return np.ascontiguousarray(replicas).reshape(-1, replicas.shape[2])

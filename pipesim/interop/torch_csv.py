@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.errors import PipesimError
+from pipesim.ir.connect import connect
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
 from pipesim.ir.op import Kind, Op
 from pipesim.ir.program import Program
 from pipesim.ir.replay import earliest_ends
-from pipesim.lowering.connect import connect
 
 _UNITS = {Kind.F: 1, Kind.I: 1, Kind.W: 1, Kind.B: 2}
 

@@ -28,6 +28,8 @@ class Part(enum.Enum):
 
 
 LAYER = (Part.NORM, Part.QKV, Part.ATTENTION, Part.POST)
+WITHOUT_ATTENTION = frozenset(LAYER) - {Part.ATTENTION}
+"""What recomputation repeats where the attention core is too long to run twice."""
 
 
 class Piece(NamedTuple):

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.ir.op import Kind, Op
+from pipesim.ir.op import PER_MICROBATCH, Kind, Op, is_any
 from pipesim.ir.placement import Placement
 
 Number = TypeVar("Number", np.int64, np.float64)
@@ -106,10 +106,20 @@ class OpGraph:
         place += self.stage
         return place
 
-    def lookup(self, table: NDArray[Number]) -> NDArray[Number]:
-        """Entries of a (kinds, S) table for every node, shape (n,); zero for nodes without a stage."""
-        found: NDArray[Number] = padded(table)[self.table_places()]
-        return found
+    def lookup(self, table: NDArray[Number], variant: NDArray[np.int64] | None = None) -> NDArray[Number]:
+        """Entries of a (kinds, S) table for every node, shape (n,); zero for nodes without a stage.
+
+        With ``variant`` (M,), the tables of (K, kinds, S) are for micro-batches of as many kinds, and the first is
+        also for whatever belongs to none.
+        """
+        if variant is None:
+            found: NDArray[Number] = padded(table)[self.table_places()]
+            return found
+        flat = np.concatenate([padded(each) for each in table])
+        own = (self.microbatch >= 0) & (is_any(self.kind, PER_MICROBATCH))
+        number = np.where(own, variant[np.where(own, self.microbatch, 0)], 0)
+        chosen: NDArray[Number] = flat[self.table_places() + number * (len(flat) // len(table))]
+        return chosen
 
     def per_rank(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sums of ``values``, one for each node of the compute streams, by rank; shape (P,)."""

@@ -50,13 +50,16 @@ BACKWARD_KINDS = (Kind.I, Kind.B)
 GRADIENT_KINDS = (Kind.W, Kind.B)
 """Kinds that complete the gradient of a stage's weights for a micro-batch; a stage's OPT comes after them."""
 
+PER_MICROBATCH = (*COMPUTE_KINDS, Kind.RECOMPUTE, Kind.OFFLOAD, Kind.RELOAD)
+"""Kinds whose cost is that of a micro-batch; all others cost the same whatever the micro-batches are."""
+
 
 def is_any(kind: NDArray[np.int8], kinds: Sequence[Kind]) -> NDArray[np.bool_]:
     """Which entries of an array are one of a few kinds."""
     return reduce(or_, (kind == one for one in kinds))
 
 
-_TOKEN = re.compile(r"(\d+)([A-Z_]+?)(\d+)$")
+_TOKEN = re.compile(r"(\d+)([A-Z_]+?)(\d+)$", re.ASCII)
 _PAIR = re.compile(r"\(([^;()]+);([^;()]+)\)(?:OVERLAP_F_B)?$")
 
 

@@ -8,11 +8,12 @@ more than it saves.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipesim.jit import jit
 
-@njit(cache=True)
+
+@jit
 def replay(
     starts: NDArray[np.int64],
     dep_starts: NDArray[np.int32],

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from pipesim.costs.costs import Costs, Seconds
 from pipesim.ir.graph import NO_MESSAGE, OpGraph, padded
 from pipesim.ir.op import Kind
-from pipesim.ir.placement import Ranks
 from pipesim.ir.timeline import check_countable, to_picoseconds
 from pipesim.ir.traffic import WHOLE, Traffic
 from pipesim.lowering.exchanges import exchanges_of
-from pipesim.lowering.messages import hop_ends, hops_of
+from pipesim.lowering.messages import Ends, Messages
 
 Picoseconds = NDArray[np.int64]
 
@@ -38,10 +37,10 @@ class Binder:
         self._whole_rank = np.flatnonzero(graph.stage < 0)
         self._pairs = np.flatnonzero(graph.paired)
         self._scaled = None if graph.factor is None else np.flatnonzero(graph.factor != 1.0)
-        self._hops, self._ends = hops_of(graph), hop_ends(graph.placement)
+        self._messages = Messages(graph)
         fraction = graph.dep_fraction
         self._parts = None if fraction is None else np.flatnonzero(fraction < 1.0)
-        self._exchanges = exchanges_of(graph, self._hops)
+        self._exchanges = exchanges_of(graph, self._messages.hop)
 
     def bind(self, costs: Costs) -> OpGraph:
         """The graph with durations and lags."""
@@ -51,7 +50,10 @@ class Binder:
     def durations(self, costs: Costs) -> Picoseconds:
         """Duration of every node, shape (n,); the second op of an overlapped pair takes none."""
         table = duration_table(costs)
-        duration = padded(table)[self._places]
+        if costs.variants is None:
+            duration = padded(table)[self._places]
+        else:
+            duration = self.graph.lookup(costs.variants.rows(duration_table), costs.variants.of)
         if len(self._buckets):
             self._split_reductions(costs, duration)
         if len(self._whole_rank):
@@ -68,10 +70,10 @@ class Binder:
 
     def lags(self, costs: Costs, duration: Picoseconds) -> Picoseconds:
         """Lag of every dependency, shape (m,), for the durations of the nodes."""
-        table = _hop_table(self._ends, costs)
-        lag = table.ravel()[self._hops] if np.count_nonzero(table) else np.zeros(len(self._hops), np.int64)
+        lag = self._messages.lookup(_hop_table, costs)
         if self._exchanges is not None:
-            lag[self._exchanges.edges] += self._exchanges.waits(_occupied_table(self._ends, costs), costs, self._ends)
+            occupied = self._messages.lookup(_occupied_table, costs)
+            lag[self._exchanges.edges] += self._exchanges.waits(occupied, costs, self._messages.ends)
         fraction, part = self.graph.dep_fraction, self._parts
         if fraction is not None and part is not None:
             left = duration[self.graph.dep_node[part]] * (1.0 - fraction[part])
@@ -119,21 +121,21 @@ _PRICES = {
 _ROWS = np.array(list(_PRICES))
 
 
-def _hop_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
+def _hop_table(ends: Ends, costs: Costs) -> Picoseconds:
     """Picoseconds of every hop, shape (routes, S, 2); zero where there is no boundary."""
     seconds = costs.hops.latency_s[ends] + _occupied_s(ends, costs)
     seconds[:, -1] = 0.0
     return to_picoseconds(seconds)
 
 
-def _occupied_table(ends: tuple[Ranks, Ranks], costs: Costs) -> Picoseconds:
+def _occupied_table(ends: Ends, costs: Costs) -> Picoseconds:
     """Picoseconds for which a message keeps the ports of every hop, shape (routes, S, 2)."""
     occupied = to_picoseconds(_occupied_s(ends, costs))
     occupied[:, -1] = 0
     return occupied
 
 
-def _occupied_s(ends: tuple[Ranks, Ranks], costs: Costs) -> Seconds:
+def _occupied_s(ends: Ends, costs: Costs) -> Seconds:
     return costs.sizes.message[:, None] * costs.hops.seconds_per_byte[ends]
 
 
@@ -142,16 +144,16 @@ def traffic(graph: OpGraph, costs: Costs) -> Traffic:
 
     Messages of one blocking exchange share ports like all others, instead of the waits that `bind` adds for them.
     """
-    ends, hop = hop_ends(graph.placement), hops_of(graph)
+    messages = Messages(graph)
+    ends, hop = messages.ends, messages.hop
     ports = np.stack([costs.hops.send_port[ends], costs.hops.receive_port[ends]], axis=-1)
-    occupied = _occupied_table(ends, costs)
-    latency = _hop_table(ends, costs) - occupied
+    occupied = messages.lookup(_occupied_table, costs)
     node_ports, node_share = _collectives(graph, costs)
     return Traffic(
         message=_message_numbers(graph, hop),
         dep_ports=ports.reshape(-1, 2)[hop],
-        dep_occupied=occupied.ravel()[hop],
-        dep_latency=latency.ravel()[hop],
+        dep_occupied=occupied,
+        dep_latency=messages.lookup(_hop_table, costs) - occupied,
         node_ports=node_ports,
         node_share=node_share,
     )

@@ -18,11 +18,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pipesim.ir.connect import connect
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 from pipesim.ir.replay import NEVER, earliest_ends
-from pipesim.lowering.connect import connect
 from pipesim.lowering.insert import insert_ops
 
 Nodes = NDArray[np.int64]

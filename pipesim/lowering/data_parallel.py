@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipesim.costs.costs import SLOTS
 from pipesim.ir.graph import COLLECTIVE, SHARED, OpGraph
 from pipesim.ir.op import BACKWARD_KINDS, Kind, is_any
 from pipesim.ir.program import NO_STAGE
@@ -22,9 +23,6 @@ Nodes = NDArray[np.int64]
 NOWHERE = -1
 _NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64))
 
-SLOTS = 2
-"""Buffers of a rank for gathered weights (and for whole gradients): one in use, one prefetched (or draining)."""
-
 
 @dataclass(frozen=True)
 class DataParallel:
@@ -32,13 +30,16 @@ class DataParallel:
 
     ``zero``: ZeRO stage 0..3. ``buckets``: gradient buckets per stage, shape (S,); bucket i of n leaves when
     (i + 1) / n of the stage's last backward is done. ``triggers``: node after which a stage's reduction may
-    start on a rank, shape (P, S), -1 where the rank does not hold it. ``blocking``: the next compute op waits
-    for the reduction. ``reduce`` and ``gather``: whether such traffic exists at all.
+    start on a rank, shape (P, S), -1 where the rank does not hold it. ``overlap``: ``none`` reduces when the rank is
+    done (from ZeRO-2 on, before it goes on), whatever the triggers; ``full`` gathers the weights that ZeRO 1 and 2
+    updated at the beginning of the next step, of which a step is taken to be like any other. ``blocking``: the next
+    compute op waits for the reduction. ``reduce`` and ``gather``: whether such traffic exists at all.
     """
 
     zero: int
     buckets: NDArray[np.int64]
     triggers: NDArray[np.int64]
+    overlap: str = "gradients"
     blocking: bool = False
     reduce: bool = True
     gather: bool = True
@@ -108,15 +109,34 @@ def _queue_rank(
     events = _reductions(graph, spec, rank, first, last) if spec.reduce else Events.reductions(*_NOTHING)
     if spec.zero == 3 and spec.gather:
         events = events.also(_gathers(graph, first, last))
+    updated = spec.zero in (1, 2) and spec.gather
+    if updated and spec.overlap == "full":
+        _gather_ahead(extension, spec, first, last)
     queued = _queue(extension, spec, _in_launch_order(events, first, shared), last)
     stages = [extension.nodes.stage[node - len(graph)] for node in queued]
     for node, stage in zip(queued, stages, strict=True):
         reductions[stage].append(node)
     if optimizer is not None:
         extension.add_waits(np.full(len(queued), optimizer), np.array(queued, np.int64))
-        if spec.zero in (1, 2) and spec.gather:
+        if updated and spec.overlap != "full":
             for held in np.flatnonzero(graph.placement.holds[rank]).tolist():
                 extension.wait(extension.node(Kind.UNSHARD, held), optimizer)
+
+
+def _gather_ahead(extension: Extension, spec: DataParallel, first: int, last: int) -> None:
+    """Gather the weights of a rank's stages in the order in which it needs them.
+
+    A forward may begin when the first of its layers is there (one bucket of several), and what follows it when all are.
+    """
+    graph = extension.graph
+    forwards = first + np.flatnonzero(graph.kind[first:last] == Kind.F)
+    stages, uses = np.unique(graph.stage[forwards], return_index=True)
+    for stage, use in sorted(zip(stages.tolist(), forwards[uses].tolist(), strict=True), key=lambda pair: pair[1]):
+        gathered = extension.node(Kind.UNSHARD, stage)
+        alone = bool(graph.paired[use] or graph.paired[use - 1]) or use + 1 >= last
+        extension.wait(use, gathered, 1.0 if alone else 1.0 / int(spec.buckets[stage]))
+        if not alone:
+            extension.wait(use + 1, gathered)
 
 
 def _in_launch_order(events: Events, first: int, shared: dict[int, int]) -> Events:
@@ -140,12 +160,12 @@ def _queue(extension: Extension, spec: DataParallel, events: Events, last: int) 
     reduced = reduces[each]
     nodes = extension.add_nodes(events.kind[each], events.stage[each], np.where(reduced, bucket, NO_STAGE))
     position = events.position[each]
-    own = extension.graph.stage[position] == events.stage[each]
+    own = (extension.graph.stage[position] == events.stage[each]) & (spec.overlap != "none")
     fraction = np.where(reduced & own, (bucket + 1) / count[each], 1.0)
     some = position >= 0
     extension.add_waits(nodes[some], position[some], fraction[some])
     extension.add_waits(events.needed_by[each][~reduced], nodes[~reduced])
-    if spec.blocking:
+    if spec.blocking or spec.overlap == "none":
         followed = reduced & (bucket == count[each] - 1) & (position + 1 < last)
         extension.add_waits(position[followed] + 1, nodes[followed])
     return [int(node) for node in nodes[reduced]]
@@ -166,7 +186,9 @@ def _reductions(graph: OpGraph, spec: DataParallel, rank: int, first: int, last:
     """
     held, alone = spec.triggers[rank] >= 0, graph.placement.replicas == 1
     stage = np.flatnonzero(held & ~alone if spec.zero >= 2 else held)
-    events = Events.reductions(spec.triggers[rank, stage], stage)
+    compute = last - 1 - int(graph.kind[last - 1] == Kind.OPT)
+    trigger = np.full(len(stage), compute) if spec.overlap == "none" else spec.triggers[rank, stage]
+    events = Events.reductions(trigger, stage)
     if spec.zero < 2:
         return events
     stays = residencies(graph, first, last, (Kind.B, Kind.W))

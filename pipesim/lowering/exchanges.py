@@ -37,8 +37,11 @@ class Exchanges:
     receiving: Nodes
 
     def waits(self, occupied: Picoseconds, costs: Costs, ends: tuple[Ranks, Ranks]) -> Picoseconds:
-        """How much longer each of ``edges`` takes than a message alone; ``occupied`` is per hop, `ends` as well."""
-        own = occupied.ravel()[self.hop]
+        """How much longer each of ``edges`` takes than a message alone; ``occupied`` is per dependency of the graph,
+        ``ends`` per hop.
+        """
+        own = np.empty(len(self.hop), np.int64)
+        own[self.message] = occupied[self.edges]
         sent = _together(self.sending, costs.hops.send_port[ends].ravel()[self.hop], own)
         received = _together(self.receiving, costs.hops.receive_port[ends].ravel()[self.hop], own)
         waits: Picoseconds = (np.maximum(sent, received) - own)[self.message]

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
+from pipesim.ir.connect import connect
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 from pipesim.ir.updates import WeightPolicy, stale_stages
 from pipesim.lowering.blocking import insert_exchanges
-from pipesim.lowering.connect import connect
 from pipesim.lowering.data_parallel import DataParallel, add_barrier, add_data_parallel
 from pipesim.lowering.insert import append_optimizer, insert_recompute, insert_reconstruct
 from pipesim.lowering.offload import add_offload
@@ -30,14 +30,15 @@ class Lowering:
     ``p2p``: transfers beside the compute stream, or holding it. ``zero``: ZeRO stage. ``synchronous``: all
     ranks wait for each other before the optimizer step. ``triggers`` and ``blocking_reductions``: as in
     `DataParallel`, with triggers numbered in the program as the schedule made it; None for "after the stage's
-    last backward". ``paired_exchanges``: blocking transfers come after a forward and a backward together.
-    ``weights`` and ``second_engine`` concern programs with optimizer steps of their own: how backwards get at
-    their forwards' weights, and whether W and OPT run beside the compute stream. ``offload``:
-    activations that go to host memory and back.
+    last backward". ``data_overlap``: as in `DataParallel`. ``paired_exchanges``: blocking transfers come after a
+    forward and a backward together. ``weights`` and ``second_engine`` concern programs with optimizer steps of their
+    own: how backwards get at their forwards' weights, and whether W and OPT run beside the compute stream.
+    ``offload``: activations that go to host memory and back.
     """
 
     p2p: Literal["overlapped", "blocking"] = "overlapped"
     zero: int = 0
+    data_overlap: str = "gradients"
     synchronous: bool = True
     triggers: NDArray[np.int64] | None = None
     blocking_reductions: bool = False
@@ -69,6 +70,7 @@ def lower(program: Program, costs: Costs, options: Lowering | None = None) -> Op
             zero=options.zero,
             buckets=costs.buckets,
             triggers=_moved(triggers, made, program),
+            overlap=options.data_overlap,
             blocking=options.blocking_reductions,
             reduce=reduces,
             gather=gathers,

@@ -27,6 +27,7 @@ from pipesim.ir.graph import HOST, OpGraph
 from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import BACKWARD_KINDS, Kind, is_any
 from pipesim.ir.replay import NEVER, earliest_ends
+from pipesim.ir.timeline import to_picoseconds
 from pipesim.lowering.bind import bind
 from pipesim.lowering.copies import Copies, Rule, Stays, plan_copies
 from pipesim.lowering.extend import Extension
@@ -63,6 +64,35 @@ class Held:
         return Held(*(getattr(self, name)[chosen] for name in ("forward", "needed_by", "rank", "stage")))
 
 
+class Copied(NamedTuple):
+    """What copying activations takes, arrays (A,): picoseconds to the host and back, and bytes."""
+
+    out: Picoseconds
+    back: Picoseconds
+    size: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, planned: Planned, held: Held, costs: Costs) -> Copied:
+        """That of some activations; nothing where copies are free."""
+        which = held.stage, planned.graph.microbatch[held.forward]
+        size = costs.at(lambda each: each.sizes.activations, *which)
+        if costs.host is None:
+            nothing = np.zeros(len(size), np.int64)
+            return cls(nothing, nothing, size)
+        out = costs.at(lambda each: _copy_times(each, "offload_s"), *which)
+        back = costs.at(lambda each: _copy_times(each, "reload_s"), *which)
+        return cls(out, back, size)
+
+    def select(self, chosen: Nodes) -> Copied:
+        """Some of them."""
+        return Copied(self.out[chosen], self.back[chosen], self.size[chosen])
+
+    def hurried(self, factor: float) -> Copied:
+        """Copies that are so many times as fast."""
+        out, back = (np.rint(each / factor).astype(np.int64) for each in (self.out, self.back))
+        return Copied(out, back, self.size)
+
+
 @dataclass(frozen=True, eq=False)
 class Planned:
     """The bound graph without copies, and start and end of its nodes, warm-up forwards as late as possible."""
@@ -95,14 +125,16 @@ def plan_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> Offloa
     planned = Planned(bound, start, start + bound.duration)
     host = costs.host if costs.host is not None else free_copies(costs, graph.ranks)
     held = _longest_held(planned, held_activations(graph), offloading.share)
-    held = _long_enough(planned, held, host)
-    load = _load(planned, held, host)
+    copied = Copied.of(planned, held, costs)
+    worth = _long_enough(planned, held, copied)
+    held, copied = held.select(worth), copied.select(worth)
+    load = _load(planned, held, copied, host)
     if load > 1 and not offloading.may_wait:
         raise _overload(load, offloading.share)
-    effects = activation_effects(graph, costs.sizes)
-    kept = costs.sizes.activations
+    copied = copied.hurried(load)
+    effects = activation_effects(graph, costs.sizes, costs.variants)
     parts = [
-        _plan_switch(planned, held.select(members), host, effects, kept, offloading, load)
+        _plan_switch(planned, held.select(members), copied.select(members), host.alone, effects, offloading)
         for members in (np.flatnonzero(host.switch[held.rank] == one) for one in np.unique(host.switch))
         if len(members)
     ]
@@ -146,19 +178,17 @@ def _longest_held(planned: Planned, held: Held, share: float) -> Held:
     return held.select(np.array(chosen, np.int64))
 
 
-def _long_enough(planned: Planned, held: Held, host: HostCopies) -> Held:
+def _long_enough(planned: Planned, held: Held, copied: Copied) -> Nodes:
     """Those held longer than going to the host and back takes."""
     stay = planned.start[held.needed_by] - planned.end[held.forward]
-    away = _picoseconds(host.offload_s, held.stage) + _picoseconds(host.reload_s, held.stage)
-    return held.select(np.flatnonzero(stay > away))
+    return np.flatnonzero(stay > copied.out + copied.back)
 
 
-def _load(planned: Planned, held: Held, host: HostCopies) -> float:
+def _load(planned: Planned, held: Held, copied: Copied, host: HostCopies) -> float:
     """How long copies take, over what the slowest rank computes; at least 1, which is as much as they may take."""
     graph = planned.graph
     busy = int(graph.per_rank(graph.duration[: graph.compute_nodes]).max(initial=0))
-    out = np.bincount(held.rank, host.offload_s[held.stage], graph.ranks) * 1e12
-    back = np.bincount(held.rank, host.reload_s[held.stage], graph.ranks) * 1e12
+    out, back = (np.bincount(held.rank, each, graph.ranks) for each in (copied.out, copied.back))
     by_switch = [np.bincount(host.switch, each) for each in (out, back)]
     copying = max(float((out + back).max(initial=0)), *(float(each.max(initial=0)) for each in by_switch))
     return copying / busy if copying > busy * (1 + 1e-6) else 1.0
@@ -183,27 +213,23 @@ class Part(NamedTuple):
 def _plan_switch(
     planned: Planned,
     held: Held,
-    host: HostCopies,
+    copied: Copied,
+    alone: float,
     effects: MemoryEffects,
-    kept: NDArray[np.float64],
     offloading: Offloading,
-    load: float,
 ) -> Part:
-    """The plan that leaves the fullest rank the most room; of equal ones that with the fewest copies.
-
-    Copies are planned to be ``load`` times as fast as they are.
-    """
+    """The plan that leaves the fullest rank the most room; of equal ones that with the fewest copies."""
     ranks, lane = np.unique(held.rank, return_inverse=True)
     stays = Stays(
         lane=lane,
         made=planned.end[held.forward],
         due=planned.start[held.needed_by] - (_backward(planned, held) if offloading.alternating else 0),
-        out=_picoseconds(host.offload_s / load, held.stage),
-        back=_picoseconds(host.reload_s / load, held.stage),
+        out=copied.out,
+        back=copied.back,
     )
-    plans = [plan_copies(stays, rule) for rule in _rules(stays, host.alone, offloading.alternating)]
+    plans = [plan_copies(stays, rule) for rule in _rules(stays, alone, offloading.alternating)]
     ledgers = [Ledger(planned, effects, int(rank)) for rank in ranks]
-    best = min(plans, key=lambda each: _fullness(ledgers, lane, kept[held.stage], each))
+    best = min(plans, key=lambda each: _fullness(ledgers, lane, copied.size, each))
     return Part(held.select(best.which), best)
 
 
@@ -222,8 +248,9 @@ def _backward(planned: Planned, held: Held) -> Picoseconds:
     return length
 
 
-def _picoseconds(seconds: NDArray[np.float64], stage: Nodes) -> Picoseconds:
-    return np.rint(seconds * 1e12).astype(np.int64)[stage]
+def _copy_times(costs: Costs, name: str) -> Picoseconds:
+    """Picoseconds of one direction by stage, shape (S,)."""
+    return to_picoseconds(getattr(costs.host, name))
 
 
 def _fullness(ledgers: list[Ledger], lane: Nodes, size: NDArray[np.float64], copies: Copies) -> tuple[float, ...]:

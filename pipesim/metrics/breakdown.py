@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipesim.costs.costs import StageTimes
+from pipesim.costs.costs import StageTimes, Variants
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.timeline import Timeline, to_picoseconds
@@ -35,16 +35,19 @@ PARTS = (
 )
 
 
-def breakdown(timeline: Timeline, times: StageTimes | None = None) -> dict[str, Picoseconds]:
+def breakdown(
+    timeline: Timeline, times: StageTimes | None = None, variants: Variants | None = None
+) -> dict[str, Picoseconds]:
     """Picoseconds per part, each of shape (P,); on every rank they sum to the step time.
 
-    ``times`` tells how much of the ops is collective communication inside them; nothing when left out.
+    ``times`` tells how much of the ops is collective communication inside them; nothing when left out. Where
+    micro-batches are not all alike, their ``variants`` tell it.
     """
     parts = {name: np.zeros(timeline.graph.ranks, np.int64) for name in PARTS}
     _work(timeline.graph, parts)
     _idle(timeline, parts)
     if times is not None:
-        _take_out_collectives(timeline.graph, times, parts)
+        _take_out_collectives(timeline.graph, times, variants, parts)
     return parts
 
 
@@ -88,17 +91,27 @@ def _collectives(found: Gaps, parts: dict[str, Picoseconds]) -> None:
         np.subtract.at(parts[name], piece.rank[chosen], length[chosen])
 
 
-def _take_out_collectives(graph: OpGraph, times: StageTimes, parts: dict[str, Picoseconds]) -> None:
-    table = np.zeros((len(Kind), len(times.forward)), np.int64)
+def _take_out_collectives(
+    graph: OpGraph, times: StageTimes, variants: Variants | None, parts: dict[str, Picoseconds]
+) -> None:
+    if variants is None:
+        tables, of = _inside(times), None
+    else:
+        tables, of = variants.rows(lambda each: _inside(each.times)).swapaxes(0, 1), variants.of
+    for name, table in zip(("recompute", "compute"), tables, strict=True):
+        if table.any():
+            amount = graph.per_rank(graph.lookup(table, of)[: graph.compute_nodes])
+            amount = np.minimum(amount, parts[name])
+            parts[name] -= amount
+            parts["exposed_collective"] += amount
+
+
+def _inside(times: StageTimes) -> Picoseconds:
+    """Communication inside recomputations, and inside compute ops, by kind and stage; shape (2, kinds, S)."""
+    again, table = tables = np.zeros((2, len(Kind), len(times.forward)), np.int64)
+    again[Kind.RECOMPUTE] = to_picoseconds(times.recompute_collective)
     table[Kind.F] = to_picoseconds(times.forward_collective)
     table[Kind.I] = to_picoseconds(times.input_grad_collective)
     table[Kind.W] = to_picoseconds(times.weight_grad_collective)
     table[Kind.B] = table[Kind.I] + table[Kind.W] - to_picoseconds(times.overlap_collective)
-    again = np.zeros_like(table)
-    again[Kind.RECOMPUTE] = to_picoseconds(times.recompute_collective)
-    for name, inside in (("recompute", again), ("compute", table)):
-        if inside.any():
-            amount = graph.per_rank(graph.lookup(inside)[: graph.compute_nodes])
-            amount = np.minimum(amount, parts[name])
-            parts[name] -= amount
-            parts["exposed_collective"] += amount
+    return tables

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipesim.costs.costs import Costs
+from pipesim.ir.op import Kind
 from pipesim.ir.timeline import Timeline, to_seconds
 from pipesim.metrics import memory
 from pipesim.metrics.breakdown import PARTS
@@ -93,7 +94,7 @@ def _memory(peaks: memory.Peak, costs: Costs) -> dict[str, Any]:
     }
 
 
-def _rank_memory(rank: int, fixed: memory.Resident, peaks: memory.Peak) -> dict[str, float]:
+def _rank_memory(rank: int, fixed: memory.Resident, peaks: memory.Peak) -> dict[str, float | str | None]:
     return {
         "peak_bytes": float(peaks.bytes[rank]),
         "at_s": to_seconds(int(peaks.at[rank])),
@@ -102,4 +103,13 @@ def _rank_memory(rank: int, fixed: memory.Resident, peaks: memory.Peak) -> dict[
         "optimizer_bytes": float(fixed.optimizer[rank]),
         "activations_bytes": float(peaks.activations[rank]),
         "buffers_bytes": float(fixed.buffers[rank]),
+        "at_op": _token(rank, peaks),
     }
+
+
+def _token(rank: int, peaks: memory.Peak) -> str | None:
+    """The op with which a rank's memory peaks; None on ranks without ops."""
+    kind, stage, microbatch = (int(column[rank]) for column in (peaks.kind, peaks.stage, peaks.microbatch))
+    if kind < 0:
+        return None
+    return f"{stage if stage >= 0 else ''}{Kind(kind).name}{microbatch if microbatch >= 0 else ''}"

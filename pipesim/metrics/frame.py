@@ -13,7 +13,7 @@ from pipesim.ir.timeline import PICOSECONDS, Timeline
 from pipesim.lowering.memory import activation_effects
 from pipesim.metrics.gaps import NOTHING
 from pipesim.metrics.idle import Cause, Idle, idle
-from pipesim.metrics.memory import curve, resident
+from pipesim.metrics.memory import curve, measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,8 +167,8 @@ def memory_frame(timeline: Timeline, costs: Costs) -> pd.DataFrame:
     """
     import pandas as pd
 
-    fixed = resident(timeline.graph, costs)
-    effects = activation_effects(timeline.graph, costs.sizes)
+    fixed, _ = measure(timeline, costs)
+    effects = activation_effects(timeline.graph, costs.sizes, costs.variants)
     begin = int(timeline.start.min()) / PICOSECONDS if len(timeline.start) else 0.0
     rows = []
     for rank in range(timeline.graph.ranks):

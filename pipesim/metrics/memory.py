@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs
+from pipesim.costs.costs import SLOTS, Costs
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind, is_any
 from pipesim.ir.timeline import PICOSECONDS, Timeline
-from pipesim.lowering.memory import MemoryEffects
+from pipesim.lowering.memory import MemoryEffects, activation_effects
 from pipesim.metrics import beside
 
 Bytes = NDArray[np.float64]
-BUFFERS_PER_RANK = 2
-"""Gathered stages that fully sharded data parallelism holds at a time (`pipesim.lowering.data_parallel`), or
-gathered layers on a rank with a single stage, which works through its layers anew for every micro-batch."""
 
 _ROUNDING = 1e-12
 """Levels this close, relatively, are the same bytes summed in another order (n ops: about n x 1e-16)."""
@@ -40,12 +37,25 @@ class Resident:
 
 @dataclass(frozen=True, eq=False)
 class Peak:
-    """Per rank, shape (P,): largest memory, when (picoseconds) and at which node it is reached first."""
+    """Per rank, shape (P,): largest memory, when (picoseconds) and with which op it is reached first.
+
+    ``kind`` is -1 on ranks without ops; ``stage`` and ``microbatch`` as in the graph.
+    """
 
     bytes: Bytes
     activations: Bytes
     at: NDArray[np.int64]
-    node: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    stage: NDArray[np.int64]
+    microbatch: NDArray[np.int64]
+
+
+def measure(timeline: Timeline, costs: Costs) -> tuple[Resident, Peak]:
+    """What every rank holds and where it peaks, the allocator's losses included in the buffers."""
+    fixed = resident(timeline.graph, costs)
+    found = peaks(timeline, activation_effects(timeline.graph, costs.sizes, costs.variants), fixed)
+    fixed = replace(fixed, buffers=fixed.buffers + costs.fragmentation * found.bytes)
+    return fixed, replace(found, bytes=fixed.total + found.activations)
 
 
 def resident(graph: OpGraph, costs: Costs) -> Resident:
@@ -60,11 +70,12 @@ def resident(graph: OpGraph, costs: Costs) -> Resident:
 
 
 def _gathered(holds: Bytes, costs: Costs) -> Bytes:
-    """Buffers for gathered weights, shape (P,); a stage has as many layers as gradient buckets."""
-    stage = (holds * costs.sizes.unsharded).max(axis=1, initial=0.0)
-    layer = (holds * (costs.sizes.unsharded / costs.buckets)).max(axis=1, initial=0.0)
-    several = holds.sum(axis=1) > 1
-    return np.asarray(np.where(several, BUFFERS_PER_RANK * stage, np.minimum(stage, BUFFERS_PER_RANK * layer)))
+    """Buffers for whole weights and gradients of sharded stages, shape (P,): of two stages, as
+    `pipesim.lowering.data_parallel` has them; a rank with a single stage works through its layers anew for every
+    micro-batch.
+    """
+    stage, layers = ((holds * each).max(axis=1, initial=0.0) for each in (costs.sizes.unsharded, costs.sizes.layerwise))
+    return np.asarray(np.where(holds.sum(axis=1) > 1, SLOTS * stage, np.minimum(stage, layers)))
 
 
 def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:
@@ -85,7 +96,15 @@ def peaks(timeline: Timeline, effects: MemoryEffects, fixed: Resident) -> Peak:
         level = during(effects, first, last)
         top = int(np.argmax(level >= level.max() * (1 - _ROUNDING)))
         activations[rank], at[rank], node[rank] = level[top], timeline.start[first + top], first + top
-    return Peak(fixed.total + activations, activations, at, node)
+    return Peak(fixed.total + activations, activations, at, *_ops(timeline.graph, node))
+
+
+def _ops(graph: OpGraph, node: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Kind, stage and micro-batch of nodes, -1 where there is none."""
+    some = node >= 0
+    columns = np.full((3, len(node)), -1, np.int64)
+    columns[:, some] = [column[node[some]] for column in (graph.kind, graph.stage, graph.microbatch)]
+    return list(columns)
 
 
 def during(effects: MemoryEffects, first: int, last: int) -> Bytes:

@@ -28,8 +28,8 @@ def offload_section(timeline: Timeline, costs: Costs) -> dict[str, Any] | None:
     out = np.flatnonzero(graph.kind == Kind.OFFLOAD)
     if not len(out):
         return None
-    kept = costs.sizes.activations
-    peaks = host_peaks(timeline, kept)
+    kept = costs.at(lambda each: each.sizes.activations, graph.stage[out], graph.microbatch[out])
+    peaks = host_peaks(timeline, costs)
     host = costs.host
     per_node = peaks if host is None or host.gpus is None else host.gpus @ peaks
     node = float(per_node.max(initial=0.0))
@@ -38,7 +38,7 @@ def offload_section(timeline: Timeline, costs: Costs) -> dict[str, Any] | None:
         "k": offload_ratio(costs),
         "share": len(out) / int((graph.kind == Kind.F).sum()),
         "copies": len(out),
-        "copied_bytes": float(kept[graph.stage[out]].sum()) / graph.ranks,
+        "copied_bytes": float(kept.sum()) / graph.ranks,
         "waited_s": float(waited(timeline).mean()) / PICOSECONDS,
         "host_peak_bytes": [float(peak) for peak in peaks],
         "node_peak_bytes": None if host is None or host.gpus is None else node,
@@ -60,15 +60,13 @@ def shortest_round_trip(costs: Costs) -> float:
     return float(trips[trips > 0].min(initial=np.inf)) if (trips > 0).any() else 0.0
 
 
-def host_peaks(timeline: Timeline, kept: Floats) -> Floats:
-    """Most bytes in host memory for one GPU of each rank, shape (P,): from an offload's start to a reload's end.
-
-    ``kept``: bytes of a stage's activations of one micro-batch, shape (S,).
-    """
-    peaks = np.zeros(timeline.graph.ranks)
-    for rank, nodes in _host_nodes(timeline.graph):
-        arrives = timeline.graph.kind[nodes] == Kind.OFFLOAD
-        size = kept[timeline.graph.stage[nodes]]
+def host_peaks(timeline: Timeline, costs: Costs) -> Floats:
+    """Most bytes in host memory for one GPU of each rank, shape (P,): from an offload's start to a reload's end."""
+    graph = timeline.graph
+    peaks = np.zeros(graph.ranks)
+    for rank, nodes in _host_nodes(graph):
+        arrives = graph.kind[nodes] == Kind.OFFLOAD
+        size = costs.at(lambda each: each.sizes.activations, graph.stage[nodes], graph.microbatch[nodes])
         moment = np.where(arrives, timeline.start[nodes], timeline.end[nodes])
         level = np.cumsum(np.where(arrives, size, -size)[np.lexsort((arrives, moment))])
         peaks[rank] = max(peaks[rank], float(level.max(initial=0.0)))

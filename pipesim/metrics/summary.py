@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from pipesim.costs.costs import Costs
 from pipesim.ir.timeline import Timeline
-from pipesim.lowering.memory import activation_effects
 from pipesim.metrics import memory
 from pipesim.metrics.breakdown import breakdown
 from pipesim.metrics.busy import Busy, measure
@@ -40,13 +39,13 @@ class Summary:
 
 def summarize(timeline: Timeline, costs: Costs) -> Summary:
     """All that is reported of a timeline."""
-    fixed = memory.resident(timeline.graph, costs)
+    fixed, peaks = memory.measure(timeline, costs)
     return Summary(
         busy=measure(timeline),
-        parts=breakdown(timeline, costs.times),
+        parts=breakdown(timeline, costs.times, costs.variants),
         peak_in_flight=memory.in_flight(timeline.graph),
         resident=fixed,
-        peaks=memory.peaks(timeline, activation_effects(timeline.graph, costs.sizes), fixed),
+        peaks=peaks,
         path=amounts(timeline, critical_path(timeline)),
     )
 

@@ -58,10 +58,20 @@ def microbatches(config: Config) -> int:
 
 
 def _microbatches(config: Config) -> str:
-    count, size = microbatches(config), (config.get("training") or {}).get("micro_batch")
+    training = config.get("training") or {}
+    count, size = microbatches(config), training.get("micro_batch")
     if not count:
         return ""
-    return f"{count} micro-batch{'es' if count != 1 else ''}" + (f" of {size}" if size else "")
+    return f"{count} micro-batch{'es' if count != 1 else ''}" + (f" of {size}" if size else "") + _lengths(training)
+
+
+def _lengths(training: Config) -> str:
+    """Shortest and longest sequences, where they are not all the model's."""
+    lengths = training.get("sequence_lengths")
+    if not lengths:
+        return ""
+    shortest, longest = min(lengths), max(lengths)
+    return f" x {shortest:,} tokens" if shortest == longest else f" x {shortest:,} to {longest:,} tokens"
 
 
 def _name(thing: Any) -> str:

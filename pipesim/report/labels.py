@@ -16,8 +16,11 @@ Floats = NDArray[np.float64]
 LARGEST, SMALLEST = 9.0, 4.5
 """Font sizes in points."""
 
-PADDING = 2.4
-"""Points left free beside a number, both sides together."""
+PADDING, LEADING = 2.4, 1.2
+"""Points left free beside a number, and above and below it, both sides together."""
+
+ROUNDING = 1e-6
+"""Points by which equally large boxes may differ because corners are rounded."""
 
 ENOUGH = 0.8
 """Share of a kind's numbers that must fit for any of them to be drawn: single digits alone would mislead."""
@@ -39,9 +42,13 @@ def glyphs(text: str) -> TextPath:
 
 
 def text_size(text: str) -> tuple[float, float]:
-    """Width and height of a number at font size 1, as drawn."""
-    box = glyphs(text).get_extents()
-    return float(box.width), float(box.height)
+    """Width of a number at font size 1, as drawn, and the height of the tallest digit, so that all fit or none."""
+    return float(glyphs(text).get_extents().width), _digit_height()
+
+
+@cache
+def _digit_height() -> float:
+    return max(float(glyphs(digit).get_extents().height) for digit in "0123456789")
 
 
 def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -55,12 +62,12 @@ def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np
         return size, fits
     outlines = np.array([text_size("0" * digits) for digits in range(1, len(str(int(boxes.label.max()))) + 1)])
     text = outlines[np.char.str_len(np.maximum(boxes.label, 0).astype(str)) - 1]
-    limit = np.minimum((width - PADDING) / text[:, 0], (height - PADDING) / text[:, 1])
+    limit = np.minimum((width - PADDING) / text[:, 0], (height - LEADING) / text[:, 1])
     whole = height > 0.7 * height[asking].max()
     for group in (asking & whole, asking & ~whole):
         if group.any():
             size[group] = np.clip(np.quantile(limit[group], 0.05), SMALLEST, LARGEST)
-            fits[group] = _legible(boxes.style[group], width[group], (limit >= size)[group])
+            fits[group] = _legible(boxes.style[group], width[group], (limit >= size - ROUNDING)[group])
     return size, fits
 
 

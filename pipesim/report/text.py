@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,27 @@ def _memory(metrics: Metrics) -> list[str]:
         sizes = [numbers.size(own.get(f"{part}_bytes") or 0.0, unit) for part in parts]
         rows.append([str(rank["rank"]), numbers.size(own["peak_bytes"], unit), *used, *sizes])
     head = "Memory at each rank's peak" + (f", capacity {numbers.size(capacity, unit)}" if capacity else "")
-    return [head, *indent(table(rows, ">" * len(rows[0]))), *indent(remark)]
+    return [head, *indent(table(rows, ">" * len(rows[0]))), *indent([*remark, *_peak_cause(ranks, metrics)])]
+
+
+def _peak_cause(ranks: Sequence[Metrics], metrics: Metrics) -> list[str]:
+    """When the fullest rank peaks and what it runs then."""
+    fullest = max(ranks, key=lambda rank: rank["memory"]["peak_bytes"])
+    op, at_s = (fullest["memory"].get(key) for key in ("at_op", "at_s"))
+    if op is None or at_s is None:
+        return []
+    name = _spelled(op)
+    return [f"rank {fullest['rank']} peaks at {numbers.duration(at_s, time_unit(metrics))}, in {name}"]
+
+
+def _spelled(token: str) -> str:
+    """An op's token in words: ``0B3`` is B of micro-batch 3, stage 0."""
+    match = re.fullmatch(r"(\d*)([A-Z_]+?)(\d*)", token)
+    if match is None:
+        return token
+    stage, kind, microbatch = match.groups()
+    parts = [kind + (f" of micro-batch {microbatch}" if microbatch else ""), *([f"stage {stage}"] if stage else [])]
+    return ", ".join(parts)
 
 
 def _in_flight(metrics: Metrics) -> list[str]:

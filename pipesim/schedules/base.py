@@ -26,7 +26,7 @@ Optimizer = Literal["synchronous", "post-validated"]
 
 @dataclass(frozen=True)
 class StepCosts:
-    """The costs that a cost-driven schedule may look at, per stage of shape (S,).
+    """The costs that a cost-driven schedule may look at, per stage of shape (S,): those of the mean micro-batch.
 
     Times are integer picoseconds; ``hop`` is one transfer between neighbouring ranks. ``activations`` and
     ``weight_grad_activations`` are bytes (or any unit) held after F, and still held between I and W.
@@ -180,6 +180,11 @@ class Schedule:
         return None
 
     @property
+    def searched(self) -> bool:
+        """Whether the order comes out of a search, which may find another one for more micro-batches."""
+        return False
+
+    @property
     def synchronous_optimizer(self) -> bool:
         """Whether all ranks wait for each other before the optimizer step."""
         return getattr(self, "optimizer", "synchronous") == "synchronous"
@@ -197,6 +202,11 @@ def option(default: Any, help: str, name: str = "") -> Any:
     ``name`` is what users call it, where the field cannot have that name.
     """
     return field(default=default, metadata={"help": help, "name": name})
+
+
+def optimizer_option() -> Any:
+    """The option ``optimizer`` of schedules that split backwards, of type `Optimizer`."""
+    return option("synchronous", "whether ranks wait for each other before the optimizer step")
 
 
 def options(cls: type[Schedule]) -> dict[str, Field[Any]]:

@@ -13,8 +13,8 @@ squeeze and reorder are its terms. How ops are advanced follows the schedules th
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from pipesim.jit import jit
 from pipesim.schedules.v_journey import LEGS, Ints
 
 Grid = Ints
@@ -60,7 +60,7 @@ def repeat(block: Ints, microbatches: int, period: int) -> Grid:
     return grid
 
 
-@njit(cache=True)
+@jit
 def fill_weights(grid: Grid, microbatches: int) -> None:
     """Put the rank's weight gradients into free slots, first come first served, whosever they are. In place."""
     for rank in range(grid.shape[0]):
@@ -75,7 +75,7 @@ def fill_weights(grid: Grid, microbatches: int) -> None:
                 waiting -= 1
 
 
-@njit(cache=True)
+@jit
 def fill_own_weights(grid: Grid, microbatches: int) -> None:
     """Put each stage's weight gradients into free slots, those of leg 2 before those of leg 3. In place."""
     for rank in range(grid.shape[0]):
@@ -93,7 +93,7 @@ def fill_own_weights(grid: Grid, microbatches: int) -> None:
                 waiting[leg] -= 1
 
 
-@njit(cache=True)
+@jit
 def clear_weights(grid: Grid, microbatches: int) -> None:
     """Take the weight gradients out again. In place."""
     for rank in range(grid.shape[0]):
@@ -102,7 +102,7 @@ def clear_weights(grid: Grid, microbatches: int) -> None:
                 grid[rank, slot] = EMPTY
 
 
-@njit(cache=True)
+@jit
 def row_peak(row: Row, microbatches: int, explicit: bool) -> int:
     """Most activations in flight on a rank; weight gradients take the free slots unless they are ``explicit``."""
     held = peak = waiting = 0
@@ -120,7 +120,7 @@ def row_peak(row: Row, microbatches: int, explicit: bool) -> int:
     return peak
 
 
-@njit(cache=True)
+@jit
 def peak(grid: Grid, microbatches: int, explicit: bool) -> int:
     """Largest `row_peak` of any rank."""
     most = 0
@@ -129,7 +129,7 @@ def peak(grid: Grid, microbatches: int, explicit: bool) -> int:
     return most
 
 
-@njit(cache=True)
+@jit
 def squeeze(grid: Grid, microbatches: int) -> Grid:
     """Every op as early as its order and its micro-batch's journey allow, at one slot per op. A new grid."""
     ranks, width = grid.shape
@@ -152,7 +152,7 @@ def squeeze(grid: Grid, microbatches: int) -> Grid:
     return squeezed
 
 
-@njit(cache=True)
+@jit
 def _arrival(slot_of: Ints, leg: int, rank: int, number: int) -> int:
     """First slot in which the leg can run on this rank, going by the leg before and the rank before."""
     start = slot_of[leg - 1, rank, number] + 1 if leg > 0 else 0
@@ -162,7 +162,7 @@ def _arrival(slot_of: Ints, leg: int, rank: int, number: int) -> int:
     return start
 
 
-@njit(cache=True)
+@jit
 def advance(grid: Grid, microbatches: int, explicit: bool, limit: int) -> None:
     """Move ops of warm-up and cool-down into earlier free slots, as far as no rank's peak exceeds the limit.
 
@@ -188,7 +188,7 @@ def advance(grid: Grid, microbatches: int, explicit: bool, limit: int) -> None:
                 slot_of[leg, rank, number] = _move(grid[rank], microbatches, first, slot, limit, explicit)
 
 
-@njit(cache=True)
+@jit
 def _slots(grid: Grid, microbatches: int) -> Ints:
     """Slot of every op, shape (legs and all weight gradients, P, 2 M)."""
     slot_of = np.zeros((LEGS + 1, grid.shape[0], 2 * microbatches), np.int64)
@@ -202,7 +202,7 @@ def _slots(grid: Grid, microbatches: int) -> Ints:
     return slot_of
 
 
-@njit(cache=True)
+@jit
 def _earliest(row: Row, slot_of: Ints, leg: int, rank: int, number: int) -> int:
     """First slot that the op's order among its like and its micro-batch's journey allow."""
     first = slot_of[leg, rank, number - 1] + 1 if number > 0 else 0
@@ -217,7 +217,7 @@ def _earliest(row: Row, slot_of: Ints, leg: int, rank: int, number: int) -> int:
     return first
 
 
-@njit(cache=True)
+@jit
 def _move(row: Row, microbatches: int, first: int, slot: int, limit: int, explicit: bool) -> int:
     """Move the op at ``slot`` to the first free slot from ``first`` on that keeps the peak; the slot it ends in."""
     code = row[slot]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pipesim.ir.placement import Placement, vee
 from pipesim.ir.program import Program
 from pipesim.schedules import v_journey
-from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, option, require
+from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, optimizer_option, option, require
 from pipesim.schedules.registry import register
 from pipesim.schedules.v_journey import Ints
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _CITATION = "Qi, Wan, Amar, Lin, Pipeline Parallelism with Controllable Memory, NeurIPS 2024, arXiv 2405.15362"
 _RELEASE = "sail-sg/zero-bubble-pipeline-parallelism"
+
+
+def _effort_option() -> Any:
+    return option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,28 @@ class _VSchedule(Schedule):
         self.check(setting.ranks, setting.microbatches)
         return v_journey.program(self.order_codes(setting), setting.microbatches)
 
-    def problem(self, setting: Setting, limit: int) -> Problem:
+    def problem(self, setting: Setting, limit: int, effort: float) -> Problem:
         """The search for a good order of at most ``limit`` chunk activations per rank."""
         from pipesim.schedules.v_list import Costs
         from pipesim.schedules.v_search import Problem
 
         costs = setting.costs_for(2 * setting.ranks)
         table = Costs(v_journey.durations(costs, setting.ranks), int(costs.hop))
-        return Problem(table, setting.microbatches, limit, not self.synchronous_optimizer, getattr(self, "effort", 1.0))
+        return Problem(table, setting.microbatches, limit, not self.synchronous_optimizer, effort)
 
 
 @dataclass(frozen=True)
 class _PublishedBlock(_VSchedule):
     """A published building block of unit slots, and optionally a better order for the real costs."""
+
+    retime: bool = option(False, "search an order for the real costs within the same peak; never slower")
+    effort: float = _effort_option()
+    optimizer: Optimizer = optimizer_option()
+
+    @property
+    def searched(self) -> bool:
+        """The published order is not."""
+        return self.retime
 
     def block(self, ranks: int) -> Ints:
         """Slot of each leg of micro-batch 0 on each rank, shape (4, P)."""
@@ -68,12 +81,12 @@ class _PublishedBlock(_VSchedule):
 
         published = blocks.unroll(self.block(setting.ranks), setting.microbatches, v_journey.OPS)
         assert published is not None  # it has no limit to break
-        if not getattr(self, "retime", False):
+        if not self.retime:
             return published
         from pipesim.schedules import v_search
 
         limit = int(blocks.peak(published, setting.microbatches, True))
-        problem = self.problem(setting, limit)
+        problem = self.problem(setting, limit, self.effort)
         return v_search.best_of(chain([v_search.scored(problem, published)], v_search.list_orders(problem)))
 
 
@@ -87,10 +100,6 @@ class VHalf(_PublishedBlock):
     summary: ClassVar[str] = "V-shaped placement with half the activations of 1F1B and about half its bubble"
     bubble: ClassVar[str] = "b/(6M+b) with b = 6P-6 floor((P+2)/2)-1, for F = I = W, P >= 3 and 2M >= 3P"
     memory: ClassVar[str] = "floor((P+2)/2) on every rank"
-
-    retime: bool = option(False, "search an order for the real costs within the same peak; never slower")
-    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
-    optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def theory(self, setting: Setting) -> Theory | None:
         """The bound of appendix A, reached for F = I = W, free transfers, P >= 3 and 2 M >= 3 P."""
@@ -121,10 +130,6 @@ class VMin(_PublishedBlock):
     summary: ClassVar[str] = "V-shaped placement with a third of the activations of 1F1B and two thirds of its bubble"
     bubble: ClassVar[str] = "b/(6M+b) with b = 4P-5, or 4P-7 when 3 divides P, for F = I = W and M >= 2P-1"
     memory: ClassVar[str] = "at most floor((P+4)/3) on every rank"
-
-    retime: bool = option(False, "search an order for the real costs within the same peak; never slower")
-    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
-    optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
 
     def theory(self, setting: Setting) -> Theory | None:
         """F = I = W, free transfers, P >= 2 and M >= 2P-1. The bubble is what replay of the published order shows."""
@@ -163,8 +168,8 @@ class VAdaptive(_VSchedule):
     memory: ClassVar[str] = "at most P memory_limit on every rank"
 
     memory_limit: float = option(0.5, "activations that a rank may hold, in units of P x its share of a micro-batch")
-    effort: float = option(1.0, "how long to search: 2 tries twice as many orders, 0 fewest")
-    optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
+    effort: float = _effort_option()
+    optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Both chunks of one micro-batch must fit."""
@@ -175,6 +180,11 @@ class VAdaptive(_VSchedule):
             f"micro-batch), found {self.memory_limit:g}",
         )
 
+    @property
+    def searched(self) -> bool:
+        """Always."""
+        return True
+
     def limit(self, ranks: int) -> int:
         """Chunk activations that a rank may hold; a limit like 7/12 must not lose one to rounding."""
         return math.floor(2 * ranks * self.memory_limit * (1 + 1e-9) + 1e-5)
@@ -183,7 +193,7 @@ class VAdaptive(_VSchedule):
         """The best of building blocks and of list schedules; these only where blocks do not reach a known bound."""
         from pipesim.schedules import v_search
 
-        problem = self.problem(setting, self.limit(setting.ranks))
+        problem = self.problem(setting, self.limit(setting.ranks), self.effort)
         candidates = chain(v_search.block_orders(problem), v_search.list_orders(problem))
         return v_search.best_of(candidates, self._least(setting))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipesim.errors import DeadlockError, ProgramError, ScheduleError
+from pipesim.ir.connect import connect
 from pipesim.ir.placement import Placement
 from pipesim.ir.program import Program
 from pipesim.ir.schedule_csv import read_schedule_csv
 from pipesim.ir.verify import check_progress, verify
-from pipesim.lowering.connect import connect
 from pipesim.schedules.base import Schedule, Setting, require
 from pipesim.schedules.registry import register
 

@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Placement, vee
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Schedule, Setting, Theory, require
+from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, optimizer_option, require
 from pipesim.schedules.registry import register
 from pipesim.schedules.shapes import Ops
 from pipesim.schedules.slots import multiples_near
 
 SOURCE = "deepseek-ai/DualPipe:README.md, table of bubbles and memory"
+
+
+Cells = NDArray[np.int64]
+"""Rows of `Cell`."""
 
 
 class Cell(NamedTuple):
@@ -40,8 +44,8 @@ F0_B1 = [Cell(Kind.F, 0, paired=True), B1]
 F1_B0 = [Cell(Kind.F, 1, paired=True), B0]
 
 
-def eight_steps(inner: int, outer: int, count: int) -> list[Cell]:
-    """The order of one rank, ``inner`` ranks away from where the streams turn or cross.
+def eight_steps(inner: int, outer: int, count: int) -> Cells:
+    """The order of one rank, ``inner`` ranks away from where the streams turn or cross; shape (ops, 3).
 
     ``outer`` is its position counted from the end where stream 0 enters, from 1; ``count`` the micro-batches
     of each stream, at least 2 (inner + outer). Weight gradients run in the order of their I.
@@ -49,19 +53,19 @@ def eight_steps(inner: int, outer: int, count: int) -> list[Cell]:
     overlapped = count - 2 * inner - outer
     first_pair = F0_B1 if inner else [F0, B1]  # where the streams meet, nothing can hide the first backward yet
     drain = [(B1, I1), (B0, I0)] * outer
-    return [
-        *[F0] * (2 * inner),
-        *[F0, F1] * outer,
-        *[I1, W, F1] * inner,
-        *first_pair,
-        *F1_B0,
-        *[*F0_B1, *F1_B0] * (overlapped - 1),
-        *[B1, *F1_B0] * inner,
-        *[full for full, _ in drain[:outer]],
-        *[split for _, split in drain[outer:]],
-        *[W, I0] * inner,
-        *[W] * outer,
+    steps = [
+        ([F0], 2 * inner),
+        ([F0, F1], outer),
+        ([I1, W, F1], inner),
+        ([*first_pair, *F1_B0], 1),
+        ([*F0_B1, *F1_B0], overlapped - 1),
+        ([B1, *F1_B0], inner),
+        ([full for full, _ in drain[:outer]], 1),
+        ([split for _, split in drain[outer:]], 1),
+        ([W, I0], inner),
+        ([W], outer),
     ]
+    return np.concatenate([np.tile(np.array(cells, np.int64), (times, 1)) for cells, times in steps])
 
 
 class Numbered(NamedTuple):
@@ -73,10 +77,9 @@ class Numbered(NamedTuple):
     paired: NDArray[np.bool_]
 
 
-def number(cells: list[Cell]) -> Numbered:
+def number(cells: Cells) -> Numbered:
     """Give every cell its micro-batch: each stream in order, and every W the micro-batch and stream of its I."""
-    table = np.array(cells, np.int64)
-    kind, stream, paired = table[:, 0], table[:, 1].copy(), table[:, 2].astype(bool)
+    kind, stream, paired = cells[:, 0], cells[:, 1].copy(), cells[:, 2].astype(bool)
     microbatch = np.zeros(len(cells), np.int64)
     for kinds in ((Kind.F,), (Kind.I, Kind.B)):
         for s in (0, 1):
@@ -107,6 +110,8 @@ class DualPipe(Schedule):
     requires: ClassVar[str] = "P even, M even, M >= 2 P"
     bubble: ClassVar[str] = "(P/2-1) (F&B + B - 3W)"
     memory: ClassVar[str] = "P+1, and two stages' weights"
+
+    optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Even numbers, and enough micro-batches to fill both directions."""
@@ -164,6 +169,8 @@ class DualPipeV(Schedule):
     requires: ClassVar[str] = "M >= 2 P"
     bubble: ClassVar[str] = "(P-1) (F&B + B - 3W), of chunks"
     memory: ClassVar[str] = "(2P+1)/2"
+
+    optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Enough micro-batches to fill the V."""

@@ -17,7 +17,7 @@ from pipesim.ir.offloading import Offloading
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Placement, looped
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Schedule, Setting, StepCosts, Theory, option, require
+from pipesim.schedules.base import Optimizer, Schedule, Setting, StepCosts, Theory, optimizer_option, option, require
 from pipesim.schedules.registry import register
 from pipesim.schedules.shapes import Ops
 
@@ -53,6 +53,7 @@ class GroupedInterleaved(Schedule):
     offload: Offload = option("none", "activations that go to host memory: none, half of the chunks, full, or a share")
     copies: Copies = option("packed", COPIES_HELP)
     overload: Overload = option("refuse", OVERLOAD_HELP)
+    optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Groups no larger than P: a larger one would idle between chunks."""

@@ -21,7 +21,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.ir.cut import LAYER, Cut, Part, Piece
+from pipesim.ir.cut import LAYER, WITHOUT_ATTENTION, Cut, Part, Piece
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Placement
 from pipesim.ir.program import Program
@@ -130,7 +130,7 @@ class Helix(Schedule):
         pieces.append((*first, Piece(Part.HEAD)))
         activation = np.ones(len(pieces), np.int8)
         activation[0] = 0  # what it keeps is counted with neither attention nor weights: next to nothing
-        repeated = frozenset(LAYER) - {Part.ATTENTION} if self.recompute == "without-attention" else None
+        repeated = WITHOUT_ATTENTION if self.recompute == "without-attention" else None
         return Cut(
             pieces,
             self._time(layers),

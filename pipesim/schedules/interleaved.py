@@ -47,6 +47,11 @@ class InterleavedOneFOneB(Schedule):
         size = self._group(ranks)
         rest = microbatches % size
         require(
+            microbatches >= ranks,
+            f"{self.name}: with several chunks M must be at least P = {ranks}, found {microbatches}; "
+            f"use {ranks} micro-batches or more, or chunks: 1",
+        )
+        require(
             ranks <= size <= microbatches,
             f"{self.name}: the group size must be between P = {ranks} and M = {microbatches}, found {size}",
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Placement, looped
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Schedule, Setting, Theory, option, require
+from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, optimizer_option, option, require
 from pipesim.schedules.registry import register
 from pipesim.schedules.shapes import Ops, ops, warmup_steady_drain
 
@@ -35,9 +35,7 @@ class InterleavedZeroBubble(Schedule):
     memory: ClassVar[str] = "P on every rank"
 
     chunks: int = option(2, "stages per rank")
-    optimizer: Literal["synchronous", "post-validated"] = option(
-        "synchronous", "whether ranks wait for each other before the optimizer step"
-    )
+    optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Rounds of equal size."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 from pipesim.ir.offloading import Offloading
 from pipesim.ir.placement import Placement, looped
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, option, require
+from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, optimizer_option, option, require
 from pipesim.schedules.grouped_interleaved import (
     CITATION,
     COPIES_HELP,
@@ -48,7 +48,7 @@ class PipeOffload(Schedule):
     offload: Offload = option("half", "activations that go to host memory: none, half of the chunks, full, or a share")
     copies: Copies = option("packed", COPIES_HELP)
     overload: Overload = option("refuse", OVERLOAD_HELP)
-    optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
+    optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
         """At least one chunk, and a share that is one."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipesim.jit import inlined, jit
 from pipesim.schedules.v_journey import LEGS, OPS, Ints
 
 _UNKNOWN = 1 << 62
@@ -72,7 +72,7 @@ def list_schedule(costs: Costs, microbatches: int, limit: int, policy: Policy) -
     return state.order
 
 
-@njit(cache=True)
+@jit
 def _run(costs: Costs, microbatches: int, limit: int, policy: Policy, state: _State) -> None:
     ranks = costs.duration.shape[1]
     cursor = np.zeros(ranks, np.int64)
@@ -92,7 +92,7 @@ def _run(costs: Costs, microbatches: int, limit: int, policy: Policy, state: _St
         _finish(costs, state, op, rank, number, start, microbatches)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _next_rank(state: _State, cursor: Ints, total: int) -> int:
     """The rank that decides next: the earliest clock among those that are not finished and not stuck."""
     best, clock = -1, _UNKNOWN
@@ -102,7 +102,7 @@ def _next_rank(state: _State, cursor: Ints, total: int) -> int:
     return best
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _choose(costs: Costs, microbatches: int, limit: int, policy: Policy, state: _State, rank: int) -> tuple[int, int]:
     """The op to run and its start; or -1 and the time at which to look again, `_UNKNOWN` when nothing is to come."""
     now = int(state.clock[rank])
@@ -126,7 +126,7 @@ def _choose(costs: Costs, microbatches: int, limit: int, policy: Policy, state: 
     return (best, start) if best >= 0 else (-1, again)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _fits(state: _State, policy: Policy, leg: int, rank: int, limit: int) -> bool:
     """Whether a forward finds a place; backwards always do."""
     if leg > 1:
@@ -137,7 +137,7 @@ def _fits(state: _State, policy: Policy, leg: int, rank: int, limit: int) -> boo
     return near + far < limit and (leg == 1 or near < room)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _weight(microbatches: int, policy: Policy, state: _State, rank: int) -> tuple[int, float]:
     """The oldest weight gradient that waits, as leg 4 or 5, and its urgency; -1 if none."""
     taken = state.done[4, rank] + state.done[5, rank]
@@ -148,7 +148,7 @@ def _weight(microbatches: int, policy: Policy, state: _State, rank: int) -> tupl
     return leg + 2, policy.priority[leg, rank, code - leg * microbatches] + policy.weight_lag
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _finish(costs: Costs, state: _State, op: int, rank: int, number: int, start: int, microbatches: int) -> None:
     """Count the op, and let the rank that comes next on its journey know."""
     if op >= 2 and op < LEGS:
@@ -168,7 +168,7 @@ def _finish(costs: Costs, state: _State, op: int, rank: int, number: int, start:
         state.arrival[op + 1, rank, number] = end
 
 
-@njit(cache=True)
+@jit
 def measure(costs: Costs, microbatches: int, order: Ints) -> tuple[int, int]:
     """Makespan and longest span of an order when every op starts as early as it can.
 
@@ -194,7 +194,7 @@ def measure(costs: Costs, microbatches: int, order: Ints) -> tuple[int, int]:
     return int(clock.max()), int((clock - first).max())
 
 
-@njit(cache=True)
+@jit
 def _ready(costs: Costs, end: Ints, op: int, rank: int, number: int) -> int:
     """When the op's input is there; -1 if that is not known yet."""
     if op >= LEGS:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Schedule, Setting, Theory, option
+from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, optimizer_option
 from pipesim.schedules.registry import register
 from pipesim.schedules.shapes import Ops, in_sequence, ops
 
@@ -30,9 +30,7 @@ class HandmadeZeroBubble(Schedule):
     depth: ClassVar[int] = 0
     """How many forwards a rank is ahead of the next one in its warm-up."""
 
-    optimizer: Literal["synchronous", "post-validated"] = option(
-        "synchronous", "whether ranks wait for each other before the optimizer step"
-    )
+    optimizer: Optimizer = optimizer_option()
 
     def program(self, setting: Setting) -> Program:
         """All ranks, as arrays."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
-from pipesim.schedules.base import Schedule, Setting, option, require
+from pipesim.schedules.base import Optimizer, Schedule, Setting, optimizer_option, option, require
 from pipesim.schedules.registry import register
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class ZeroBubbleAuto(Schedule):
     `pipesim.schedules.weight_filling`. ``memory_limit`` counts what F leaves behind until I, and what of it
     stays until W: rank r never holds more than ``memory_limit`` times P times the activations of its stage.
     1 is the memory that 1F1B needs on rank 0 (ZB-1p), 2 is twice that (ZB-2p); from the paper's appendix B,
-    more seldom helps.
+    more seldom helps. Where micro-batches are not all alike, both the costs and the limit are those of the mean one:
+    the limit is then one on how many are held, not on their bytes.
     """
 
     name: ClassVar[str] = "zb-auto"
@@ -42,9 +43,7 @@ class ZeroBubbleAuto(Schedule):
     memory: ClassVar[str] = "at most memory_limit P"
 
     memory_limit: float = option(1.0, "most activations on a rank, in units of P times those of its stage")
-    optimizer: Literal["synchronous", "post-validated"] = option(
-        "synchronous", "whether ranks wait for each other before the optimizer step"
-    )
+    optimizer: Optimizer = optimizer_option()
     objective: Literal["span", "makespan"] = option(
         "span", "what to minimise first: the longest time from a rank's first op to its last, or the step"
     )
@@ -70,6 +69,11 @@ class ZeroBubbleAuto(Schedule):
         first, second = (span, makespan) if self.objective == "span" else (makespan, span)
         kinds = find_order(line, first, second, self.effort)
         return _program(self, kinds, setting)
+
+    @property
+    def searched(self) -> bool:
+        """Always."""
+        return True
 
     def lower_bound(self, setting: Setting) -> int:
         """A span or makespan, as `objective` says, that no order within the memory limit can beat, in ps."""

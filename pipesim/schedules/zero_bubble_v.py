@@ -12,7 +12,7 @@ from pipesim.errors import ScheduleError
 from pipesim.ir.placement import Placement, vee
 from pipesim.ir.program import Program
 from pipesim.schedules import v_journey
-from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, option, require
+from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, optimizer_option, option, require
 from pipesim.schedules.registry import register
 from pipesim.schedules.v_journey import Ints
 
@@ -43,7 +43,7 @@ class ZeroBubbleV(Schedule):
         "automatic", "automatic follows the costs; handmade is the published order for F = I = W"
     )
     memory_limit: float = option(1.0, "activations that a rank may hold, in units of P x its share of a micro-batch")
-    optimizer: Optimizer = option("synchronous", "whether ranks wait for each other before the optimizer step")
+    optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
         """Warm-up alone fills min(P, M) micro-batches' shares."""
@@ -68,6 +68,11 @@ class ZeroBubbleV(Schedule):
         self.check(p, m)
         codes = handmade_order(p, m) if self.order == "handmade" else self._automatic(setting)
         return v_journey.program(codes, m)
+
+    @property
+    def searched(self) -> bool:
+        """The automatic order is the best of several."""
+        return self.order == "automatic"
 
     def _automatic(self, setting: Setting) -> Ints:
         from pipesim.schedules.zero_bubble_v_auto import Problem, automatic_order

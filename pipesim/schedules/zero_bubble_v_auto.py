@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple, cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipesim.jit import jit
 from pipesim.schedules.v_journey import F_DOWN, F_UP, I_DOWN, I_UP, LEGS, OPS
 
 Ints = NDArray[np.int64]
@@ -94,7 +94,7 @@ def _start(problem: Problem, allowance: Ints) -> _State:
     )
 
 
-@njit(cache=True)
+@jit
 def _run(problem: Problem, state: _State, delay_backward: bool, delay_forward: bool) -> bool:
     """Place everything. False when memory or dependencies leave a rank without its next op."""
     ranks = len(state.clock)
@@ -109,7 +109,7 @@ def _run(problem: Problem, state: _State, delay_backward: bool, delay_forward: b
     return True
 
 
-@njit(cache=True)
+@jit
 def _warm_up(problem: Problem, state: _State) -> bool:
     """Forwards before the first backward: near ones while the far one is under way, then equal numbers on all ranks."""
     ranks, count = len(state.clock), problem.microbatches
@@ -133,7 +133,7 @@ def _warm_up(problem: Problem, state: _State) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit
 def _room_for_more(problem: Problem, state: _State, rank: int) -> bool:
     """Whether one more near forward on ranks 0..rank fits before the first far one arrives, in time and memory."""
     if state.done[0, rank] >= problem.microbatches:
@@ -144,7 +144,7 @@ def _room_for_more(problem: Problem, state: _State, rank: int) -> bool:
     return bool(in_memory and state.clock[rank] + problem.duration[0, rank] <= arrival)
 
 
-@njit(cache=True)
+@jit
 def _behind(state: _State, rank: int, count: int) -> bool:
     """Whether a rank has run fewer forwards than the rank before it, or no more far ones."""
     before = rank - 1
@@ -153,7 +153,7 @@ def _behind(state: _State, rank: int, count: int) -> bool:
     return bool(state.done[1, rank] <= state.done[1, before] < count)
 
 
-@njit(cache=True)
+@jit
 def _backwards(problem: Problem, state: _State, delay: bool) -> bool:
     """One backward on every rank: near ones from the last rank up, then far ones from the first rank down."""
     ranks = len(state.clock)
@@ -171,7 +171,7 @@ def _backwards(problem: Problem, state: _State, delay: bool) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit
 def _near_backward_is_next(problem: Problem, state: _State, rank: int) -> bool:
     near, far = state.done[3, rank], state.done[2, rank]
     if near >= far:
@@ -179,7 +179,7 @@ def _near_backward_is_next(problem: Problem, state: _State, rank: int) -> bool:
     return rank == len(state.clock) - 1 or far >= problem.microbatches or state.end[3, rank + 1, near] != _NEVER
 
 
-@njit(cache=True)
+@jit
 def _forwards(problem: Problem, state: _State, delay: bool) -> bool:
     """One forward on every rank that has one: the far one when its input exists, otherwise the near one."""
     for rank in range(len(state.clock)):
@@ -196,7 +196,7 @@ def _forwards(problem: Problem, state: _State, delay: bool) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit
 def _next_forward(problem: Problem, state: _State, rank: int) -> int:
     """0 for the near forward, 1 for the far one, -1 for none."""
     near, far = state.done[0, rank], state.done[1, rank]
@@ -211,7 +211,7 @@ def _next_forward(problem: Problem, state: _State, rank: int) -> int:
     return -1
 
 
-@njit(cache=True)
+@jit
 def _fill(problem: Problem, state: _State, leg: int, rank: int, delay: bool) -> None:
     """Weight gradients before the leg: all that fit, and one more if the gap would make this rank the slowest."""
     arrival = _arrival(problem, state, leg, rank, state.done[leg, rank])
@@ -222,19 +222,19 @@ def _fill(problem: Problem, state: _State, leg: int, rank: int, delay: bool) -> 
         _put_weight(problem, state, rank)
 
 
-@njit(cache=True)
+@jit
 def _pending(state: _State, rank: int) -> int:
     """Weight gradients that wait on a rank."""
     backwards = state.done[2, rank] + state.done[3, rank]
     return int(backwards - state.done[4, rank] - state.done[5, rank])
 
 
-@njit(cache=True)
+@jit
 def _weight_time(problem: Problem, state: _State, rank: int) -> int:
     return int(problem.duration[state.pending[rank, state.taken[rank]] + 2, rank])
 
 
-@njit(cache=True)
+@jit
 def _put_weight(problem: Problem, state: _State, rank: int) -> None:
     """Run the oldest weight gradient."""
     leg = state.pending[rank, state.taken[rank]] + 2
@@ -242,7 +242,7 @@ def _put_weight(problem: Problem, state: _State, rank: int) -> None:
     _record(problem, state, leg, rank, state.clock[rank])
 
 
-@njit(cache=True)
+@jit
 def _put(problem: Problem, state: _State, leg: int, rank: int) -> bool:
     """Run the next op of a leg as soon as it can. False if its input does not exist or memory does not allow it."""
     number = state.done[leg, rank]
@@ -263,7 +263,7 @@ def _put(problem: Problem, state: _State, leg: int, rank: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit
 def _arrival(problem: Problem, state: _State, leg: int, rank: int, number: int) -> int:
     """When the op's input comes from the rank before it on its leg; 0 at a leg's first rank, `_NEVER` if unknown."""
     before = rank - 1 if leg % 2 == 0 else rank + 1
@@ -273,7 +273,7 @@ def _arrival(problem: Problem, state: _State, leg: int, rank: int, number: int) 
     return end + problem.hop if end != _NEVER else _NEVER
 
 
-@njit(cache=True)
+@jit
 def _record(problem: Problem, state: _State, leg: int, rank: int, start: int) -> None:
     placed = 0
     for op in range(OPS):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+_WHOLE = {"training": "all training runs", "unseen": "all unseen runs"}
+"""Kinds of sources that are training runs, and what they are together."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -92,11 +95,13 @@ class Accuracy:
         return self._summaries(lambda each: each.measurement.group)
 
     def by_family(self) -> list[Summary]:
-        """One per family of training runs, and one over all of them."""
-        training = [each for each in self.comparisons if _whole_step(each)]
-        times = [each for each in training if not each.is_memory]
-        whole = [summary("all training runs", times, False)] if times else []
-        return Accuracy(training)._summaries(lambda each: each.measurement.source.family) + whole
+        """One per family of training runs; one over all of them, and one over those that nothing was tried on."""
+        steps = [each for each in self.comparisons if _whole_step(each)]
+        wholes = []
+        for kind, name in _WHOLE.items():
+            times = [each for each in steps if each.measurement.source.kind == kind and not each.is_memory]
+            wholes += [summary(name, times, False)] if times else []
+        return Accuracy(steps)._summaries(lambda each: each.measurement.source.family) + wholes
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -111,7 +116,7 @@ class Accuracy:
         """Predicted against measured, one colour per source."""
         from pipesim.report.accuracy import Point, figure
 
-        shown = [each for each in self.comparisons if each.measurement.source.kind == "training"] or self.comparisons
+        shown = [each for each in self.comparisons if each.measurement.source.kind in _WHOLE] or self.comparisons
         points = [
             Point(each.measurement.source.name, each.measurement.value, each.predicted, each.measurement.quantity)
             for each in shown
@@ -169,7 +174,7 @@ def summary(name: str, comparisons: Sequence[Comparison], memory: bool) -> Summa
 def _whole_step(each: Comparison) -> bool:
     """Whether a row is a whole step of a training run; times of single layers are not."""
     quantity = each.measurement.quantity
-    return each.measurement.source.kind == "training" and not quantity.startswith("layer")
+    return each.measurement.source.kind in _WHOLE and not quantity.startswith("layer")
 
 
 def _rank_correlation(comparisons: Sequence[Comparison]) -> float | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipesim import api
 from pipesim.errors import PipesimError
 from pipesim.units import format_bytes, format_seconds
+from pipesim.workload.training import RECOMPUTES
 
 if TYPE_CHECKING:
     from pipesim.config import Config
@@ -49,11 +50,12 @@ def advise(config: Config | api.Source) -> list[Advice]:
 def levers(config: ClusterConfig) -> Iterator[tuple[str, ...]]:
     """Changes that reduce memory, as ``path=value``."""
     training, parallelism = config.training, config.parallelism
-    order = ("none", "selective", "pointwise", "full")
-    for choice in order[order.index(training.recompute) + 1 :]:
+    for choice in RECOMPUTES[RECOMPUTES.index(training.recompute) + 1 :]:
         yield (f"training.recompute={choice}",)
     for stage in range(training.zero + 1, 4 if parallelism.data > 1 else 1):
         yield (f"training.zero={stage}",)
+    if not training.fused_loss:
+        yield ("training.fused_loss=true",)
     if not training.flash_attention:
         yield ("training.flash_attention=true",)
     if parallelism.tensor > 1 and not config.sequence_parallel:

@@ -23,6 +23,8 @@ _LETTERS = {
     "training.sequence_parallel": "sp=",
     "training.scatter_gather": "scatter=",
     "training.zero": "zero=",
+    "training.fused_kernels": "fused=",
+    "training.tensor_overlap": "overlap=",
 }
 _TAIL = ("part", "series", "quantity", "value", "provenance")
 
@@ -33,7 +35,9 @@ class UnknownSourceError(PipesimError):
 
 @dataclass(frozen=True)
 class Source:
-    """One publication. ``kind``: ``training``, ``launch-bound`` or ``other``; ``family`` groups sources in totals."""
+    """One publication. ``kind``: ``training``, ``unseen`` (runs that nothing was tried on), ``launch-bound`` or
+    ``other``; ``family`` groups sources in totals.
+    """
 
     name: str
     title: str

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipesim.costs.analytic import CONTEXT_BYTES, NCCL_BYTES
 from pipesim.study.measurements import Measurement
 
 if TYPE_CHECKING:
@@ -128,12 +127,29 @@ def _state_bytes(run: Run) -> float:
 
 
 def _activation_bytes(run: Run) -> float:
-    return float(run.rank(0)["activations_bytes"])
+    """What forwards of transformer layers leave behind on the first rank at its fullest, nothing else: Korthikanti et
+    al. 2022, equation 6 and section 4.2.3, without the embedding, the head, or what one backward brings back.
+    """
+    from pipesim.workload.memory import layer_activations
+    from pipesim.workload.shard import Shard
+
+    model, training, parallel = run.config.build_model(), run.config.build_training(), run.config.parallelism
+    shard = Shard(parallel.tensor, parallel.context, parallel.expert, run.config.sequence_parallel)
+    share = run.result.metrics["ranks"][0]["peak_in_flight"]
+    return float(share * model.layers / run.config.ranks * layer_activations(model, False, training, shard))
 
 
 def _peak_allocated_bytes(run: Run) -> float:
-    """What PyTorch's allocator sees at most on any rank: without the CUDA context and NCCL."""
-    return float(run.result.metrics["memory"]["peak_bytes"]) - CONTEXT_BYTES - NCCL_BYTES
+    """What tensors take at most on any rank: without the CUDA context, NCCL and what the allocator cannot use."""
+    allowance, gpus = run.config.build_cluster().allowance, run.config.parallelism.gpus
+    held = float(run.result.metrics["memory"]["peak_bytes"]) / (1 + allowance.fragmentation)
+    return held - allowance.outside_bytes(gpus)
+
+
+def _peak_reserved_bytes(run: Run) -> float:
+    """What PyTorch's allocator reserves at most on any rank, at least: it may keep more than it needs."""
+    allowance, gpus = run.config.build_cluster().allowance, run.config.parallelism.gpus
+    return float(run.result.metrics["memory"]["peak_bytes"]) - allowance.outside_bytes(gpus)
 
 
 _QUANTITIES: dict[str, Callable[[Run], float]] = {
@@ -148,5 +164,5 @@ _QUANTITIES: dict[str, Callable[[Run], float]] = {
     "state_bytes": _state_bytes,
     "activation_bytes": _activation_bytes,
     "peak_allocated_bytes": _peak_allocated_bytes,
-    "peak_reserved_bytes": _peak_allocated_bytes,
+    "peak_reserved_bytes": _peak_reserved_bytes,
 }

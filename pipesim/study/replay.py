@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipesim import api
 from pipesim.costs.costs import Costs, StageTimes
 from pipesim.interop.torch_csv import Format, check
 from pipesim.interop.torch_runtime import Job, Run, check_torch, run_on_torch
+from pipesim.ir.connect import connect
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.program import Program
 from pipesim.ir.timeline import PICOSECONDS, Timeline, to_picoseconds, to_seconds
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.metrics.collect import SCHEMA_VERSION, collect
 from pipesim.metrics.observed import timeline_of
 from pipesim.result import Result
@@ -158,14 +159,15 @@ class _Prepared:
         return cls(plan.config.resolved(), program, scaled, scale, _run(_graph(program, scaled)))
 
     def job(self, steps: int, to: Format, profile: Path | None) -> Job:
-        times, program = self.costs.times, self.program
+        program = self.program
         factor = np.where(_in_pair(program), self.costs.pair_factor, 1.0)
-        by_kind = {Kind.F: times.forward, Kind.I: times.input_grad, Kind.W: times.weight_grad, Kind.B: times.input_grad}
-        first = np.zeros(len(program))
-        for kind, seconds in by_kind.items():
-            own = program.kind == kind
-            first[own] = seconds[program.stage[own]]
-        second = np.where(program.kind == Kind.B, times.weight_grad[program.stage], 0.0)
+        forward, input_grad, weight_grad = (
+            self.costs.at(partial(_stage_times, name=name), program.stage, program.microbatch)
+            for name in ("forward", "input_grad", "weight_grad")
+        )
+        kind = program.kind
+        first = np.select([kind == Kind.F, kind == Kind.W], [forward, weight_grad], input_grad)
+        second = np.where(kind == Kind.B, weight_grad, 0.0)
         hops, size = self.costs.hops, float(self.costs.sizes.message.max(initial=0.0))
         hop_s = hops.latency_s + size * hops.seconds_per_byte
         return Job(program, first * factor, second * factor, hop_s, steps, to, profile)
@@ -182,19 +184,37 @@ class _Prepared:
         return Result({**head, **collect(timeline, self.costs, None), **tail}, timeline, self.costs)
 
 
+def _stage_times(costs: Costs, name: str) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = getattr(costs.times, name)
+    return values
+
+
 def pipeline_only(costs: Costs) -> Costs:
-    """The costs without collectives and optimizer; recomputation becomes part of the backward."""
-    times = costs.times
-    simple = StageTimes.simple(times.forward, times.input_grad + times.recompute, times.weight_grad)
-    return replace(costs, times=simple, gradient_buckets=None, collective_ports=None)
+    """The costs without collectives and optimizer; recomputation becomes part of the backward.
+
+    All messages are as large as the mean micro-batch's.
+    """
+    message = costs.sizes.message
+
+    def change(each: Costs) -> Costs:
+        times = each.times
+        simple = StageTimes.simple(times.forward, times.input_grad + times.recompute, times.weight_grad)
+        sizes = replace(each.sizes, message=message)
+        return replace(each, times=simple, sizes=sizes, gradient_buckets=None, collective_ports=None)
+
+    return costs.changed(change)
 
 
 def scaled_costs(costs: Costs, scale: float) -> Costs:
     """All times multiplied."""
-    times, hops = costs.times, costs.hops
-    simple = StageTimes.simple(times.forward * scale, times.input_grad * scale, times.weight_grad * scale)
-    slower = replace(hops, latency_s=hops.latency_s * scale, seconds_per_byte=hops.seconds_per_byte * scale)
-    return replace(costs, times=simple, hops=slower)
+
+    def change(each: Costs) -> Costs:
+        times, hops = each.times, each.hops
+        simple = StageTimes.simple(times.forward * scale, times.input_grad * scale, times.weight_grad * scale)
+        slower = replace(hops, latency_s=hops.latency_s * scale, seconds_per_byte=hops.seconds_per_byte * scale)
+        return replace(each, times=simple, hops=slower)
+
+    return costs.changed(change)
 
 
 def _graph(program: Program, costs: Costs) -> OpGraph:

@@ -8,14 +8,14 @@ shrinking some of them never brings more than the path promises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, StageTimes
+from pipesim.costs.costs import Costs
 from pipesim.ir.graph import OpGraph
 from pipesim.ir.timeline import Timeline, to_seconds
 from pipesim.lowering.bind import Binder, traffic
@@ -23,6 +23,7 @@ from pipesim.metrics.critical import critical_chain
 from pipesim.result import Result
 
 Picoseconds = NDArray[np.int64]
+Change = Callable[[Costs], Costs]
 
 RANKS = 8
 """Ranks that are re-simulated: those with the most time on the critical path."""
@@ -64,6 +65,11 @@ def sensitivities(result: Result, less: float = 0.1, ranks: int = RANKS) -> list
 
 def cheaper(costs: Costs, less: float) -> Iterator[tuple[str, Costs]]:
     """The costs with one part after the other reduced; parts that cost nothing are left out."""
+    for what, change in _changes(costs, less):
+        yield what, costs.changed(change)
+
+
+def _changes(costs: Costs, less: float) -> Iterator[tuple[str, Change]]:
     times, hops = costs.times, costs.hops
     kinds = {
         "forward": ("forward",),
@@ -78,31 +84,40 @@ def cheaper(costs: Costs, less: float) -> Iterator[tuple[str, Costs]]:
     }
     for what, names in kinds.items():
         if any(getattr(times, name).any() for name in names):
-            yield what, replace(costs, times=_scaled(times, dict.fromkeys(names, 1.0 - less)))
-    inside = _without_collectives(times, less)
-    if inside is not times:
-        yield "collectives inside ops", replace(costs, times=inside)
+            yield what, partial(_scaled, factors=dict.fromkeys(names, 1.0 - less))
+    if any(getattr(times, f"{name}_collective").any() for name in WORK):
+        yield "collectives inside ops", partial(_without_collectives, less=less)
     if hops.latency_s.any() or (hops.seconds_per_byte.any() and costs.sizes.message.any()):
-        latency, rate = hops.latency_s * (1.0 - less), hops.seconds_per_byte * (1.0 - less)
-        yield "transfers between ranks", replace(costs, hops=replace(hops, latency_s=latency, seconds_per_byte=rate))
+        yield "transfers between ranks", partial(_faster_hops, less=less)
     if costs.host is not None and (costs.host.offload_s.any() or costs.host.reload_s.any()):
-        out, back = costs.host.offload_s * (1.0 - less), costs.host.reload_s * (1.0 - less)
-        yield "copies to host memory and back", replace(costs, host=replace(costs.host, offload_s=out, reload_s=back))
+        yield "copies to host memory and back", partial(_faster_copies, less=less)
     for what, stage in (("first stage", 0), ("last stage", costs.stages - 1)):
         share = np.where(np.arange(costs.stages) == stage, 1.0 - less, 1.0)
-        yield what, replace(costs, times=_scaled(times, dict.fromkeys(WORK, share)))
+        yield what, partial(_scaled, factors=dict.fromkeys(WORK, share))
 
 
-def _scaled(times: StageTimes, factors: Mapping[str, float | NDArray[np.float64]]) -> StageTimes:
-    return replace(times, **{name: getattr(times, name) * factor for name, factor in factors.items()})
+def _scaled(costs: Costs, factors: Mapping[str, float | NDArray[np.float64]]) -> Costs:
+    times = costs.times
+    return replace(costs, times=replace(times, **{name: getattr(times, name) * by for name, by in factors.items()}))
 
 
-def _without_collectives(times: StageTimes, less: float) -> StageTimes:
-    """Ops without a share of the communication inside them; the same object when there is none."""
-    inside = {name: getattr(times, f"{name}_collective") for name in WORK}
-    if not any(value.any() for value in inside.values()):
-        return times
-    return replace(times, **{name: getattr(times, name) - less * value for name, value in inside.items()})
+def _without_collectives(costs: Costs, less: float) -> Costs:
+    """Ops without a share of the communication inside them."""
+    times = costs.times
+    left = {name: getattr(times, name) - less * getattr(times, f"{name}_collective") for name in WORK}
+    return replace(costs, times=replace(times, **left))
+
+
+def _faster_hops(costs: Costs, less: float) -> Costs:
+    hops = costs.hops
+    latency, rate = hops.latency_s * (1.0 - less), hops.seconds_per_byte * (1.0 - less)
+    return replace(costs, hops=replace(hops, latency_s=latency, seconds_per_byte=rate))
+
+
+def _faster_copies(costs: Costs, less: float) -> Costs:
+    assert costs.host is not None
+    out, back = costs.host.offload_s * (1.0 - less), costs.host.reload_s * (1.0 - less)
+    return replace(costs, host=replace(costs.host, offload_s=out, reload_s=back))
 
 
 class _Step:

@@ -60,7 +60,7 @@ def _entries(plan: Starter, model: str) -> Iterator[tuple[str, str]]:
     yield f"  micro_batch: {training['micro_batch']}", "sequences that go through the pipeline together"
     yield f"  global_batch: {training['global_batch']}", f"sequences per step: {microbatches} micro-batches per replica"
     yield f"  precision: {training['precision']}", ""
-    yield f"  recompute: {training['recompute']}", "none, selective or full: less memory, more time"
+    yield f"  recompute: {training['recompute']}", "none, selective, without-attention or full: less memory, more time"
     yield f"  zero: {training['zero']}", "0 to 3: what replicas share out instead of copying"
     yield "# simulation: {network: fifo}", "transfers that wait for each other"
 

@@ -68,6 +68,9 @@ class Structure:
         Raises:
             ValueError: with these costs the step has other ops.
         """
+        if costs.variants is not None and len(costs.variants.of) != self.graph.microbatches:
+            found, needed = len(costs.variants.of), self.graph.microbatches
+            raise ValueError(f"these costs are those of {found} micro-batches; the structure has {needed}")
         if shape(costs) != self.shape:
             raise ValueError("these costs have other recomputations, collectives or optimizer steps than the structure")
         duration = self._binder.durations(costs)

@@ -15,13 +15,13 @@ from pipesim.costs.costs import Costs
 from pipesim.costs.unit import unit_costs
 from pipesim.errors import ProgramError
 from pipesim.interop.observation import COMPUTE, Observation, TraceError
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind, Op, Pair
 from pipesim.ir.placement import Placement
 from pipesim.ir.program import OpLike, Program
 from pipesim.ir.timeline import to_seconds
 from pipesim.ir.verify import verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.metrics.collect import SCHEMA_VERSION, collect
 from pipesim.metrics.observed import busy_of, timeline_of
 from pipesim.result import Result

@@ -8,12 +8,13 @@ causal; the backward is twice the forward. For GPT this is exactly 72 B L s h^2 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from pipesim.ir.cut import Part
-from pipesim.workload.matrices import head_matrices, layer_matrices, qkv_matrices
+from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices, qkv_matrices
 from pipesim.workload.model import Model
+from pipesim.workload.recompute import repeated_matrices
 
 _BACKWARD = 2
 
@@ -56,11 +57,25 @@ def recomputed_flops(model: Model, recompute: str, flash_attention: bool) -> int
     FlashAttention repeats the scores inside its backward kernel; by convention that is not counted, and
     ``selective`` then has nothing left to repeat.
     """
+    layers = forward_flops(model) - head_flops(model)
     if recompute == "full":
-        return forward_flops(model) - head_flops(model)
+        return layers
+    if recompute == "full-early-stop":
+        return layers - _over_layers(model, lambda mixture: layer_matrices(model, mixture)[-1:])
+    if recompute == "per-op":
+        return _over_layers(model, lambda mixture: repeated_matrices(model, mixture))
+    if recompute == "without-attention":
+        return layers - model.layers * attention_core_flops(model)
     if recompute == "selective" and not flash_attention:
         return model.layers * attention_core_flops(model)
     return 0
+
+
+def _over_layers(model: Model, matrices: Callable[[bool], Iterable[Matrix]]) -> int:
+    """Forward of some matrices of every layer for one sequence."""
+    kinds = [model.is_mixture(layer) for layer in range(model.layers)]
+    each = {kind: sum(matrix.flops_per_token for matrix in matrices(kind)) for kind in set(kinds)}
+    return model.sequence * sum(each[kind] for kind in kinds)
 
 
 def part_flops(model: Model, part: Part, mixture: bool = False) -> int:

@@ -115,6 +115,7 @@ def _experts(config: Mapping[str, Any]) -> dict[str, Any] | None:
         "shared_ffn": shared,
         "first_dense": config.get("first_k_dense_replace", 0),
         "every": config.get("moe_layer_freq") or config.get("decoder_sparse_step") or 1,
+        "node_limit": config.get("topk_group") or 0,
     }
 
 

@@ -16,7 +16,7 @@ from pipesim.workload.model import Experts, Latent, Model
 _REQUIRED = ("layers", "hidden", "heads", "vocab", "sequence")
 _CHOICES = {"norm": ("layer", "rms"), "head": ("lm", "bert", "none")}
 _FLAGS = ("gated_mlp", "tied_embeddings", "causal", "biases", "qkv_bias", "dropout")
-_ZERO_ALLOWED = ("positions", "token_types", "shared_ffn", "first_dense", "query_rank")
+_ZERO_ALLOWED = ("positions", "token_types", "shared_ffn", "first_dense", "node_limit", "query_rank")
 _NOTES = ("source", "note", "unverified", "measured_parameters")
 
 

@@ -4,7 +4,7 @@ Activations follow Korthikanti et al. 2022 (arXiv 2205.05198), section 4, term b
 queries, gated MLPs, experts, latent attention and FlashAttention. For GPT in half precision they are
 exactly s b h (34 + 5 a s / h), with tensor parallelism s b h (10 + 24/t + 5 a s / (h t)), with sequence
 parallelism all of it / t, with selective recomputation without the 5 a s / h, with full recomputation 2 s b
-h.
+h; with recomputation of all but attention 4 s b h and what the core's own backward needs.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from dataclasses import dataclass
 
 from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
 from pipesim.workload.model import Model
+from pipesim.workload.recompute import kept_matrices, separate_matrices
 from pipesim.workload.shard import Shard
-from pipesim.workload.training import Training
+from pipesim.workload.training import WHOLE_LAYER, Training
 
 LayerBytes = Callable[[Model, bool, Training, Shard], float]
 
 _MASK = 1
 _STATISTICS = 4
 _TOKEN_ID = 8
+_LOGIT = 4
 _MASTER = {"bf16": 4, "fp16": 4, "fp8": 4, "fp32": 0}
+_SHARD = 4
 MOMENT_BYTES = {"adam": 8, "adam-bf16": 4, "momentum": 4, "sgd": 0}
 
 
@@ -33,8 +36,12 @@ def tokens(model: Model, training: Training, shard: Shard) -> float:
 
 def layer_activations(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
     """Bytes that one layer's forward keeps for one micro-batch, after what recomputation saves."""
-    if training.recompute == "full":
+    if training.recompute in WHOLE_LAYER:
         return layer_input(model, training, shard)
+    if training.recompute == "per-op":
+        return layer_input(model, training, shard) + _kept_outputs(model, mixture, training, shard)
+    if training.recompute == "without-attention":
+        return layer_input(model, training, shard) + _attention_results(model, training, shard)
     stored = layer_working_set(model, mixture, training, shard)
     if training.recompute == "selective":
         stored -= attention_core(model, training, shard)
@@ -43,12 +50,24 @@ def layer_activations(model: Model, mixture: bool, training: Training, shard: Sh
     return stored
 
 
+def _kept_outputs(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
+    """Outputs of attention and of the products that per-op recomputation keeps; in PyTorch without compilation also
+    that of the last one, which nothing reads.
+    """
+    matrices = kept_matrices(model, mixture)
+    if not training.fused_kernels:
+        matrices = matrices + separate_matrices(model, mixture)[-1:]
+    width = sum(matrix.outputs / (shard.tensor if matrix.split == "column" else 1) for matrix in matrices)
+    products = training.element_bytes * tokens(model, training, shard) * width
+    return products + attention_output(model, training, shard) + attention_core(model, training, shard)
+
+
 def _pointwise(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
     """What repeating norms, activation functions and dropout saves: 14 s b h in GPT, which leaves 20 s b h
     (PipeOffload, arXiv 2503.01328, section 5.4).
     """
     residual = layer_input(model, training, shard)
-    saved = 2 * residual  # outputs of the two norms
+    saved = 2 * _product_input(residual, training)  # outputs of the two norms
     if model.dropout:
         saved += 2 * _MASK * residual / training.element_bytes
         if not training.flash_attention:
@@ -56,7 +75,12 @@ def _pointwise(model: Model, mixture: bool, training: Training, shard: Shard) ->
             saved += (_MASK + training.element_bytes) * rows * model.sequence
     moe = model.moe if mixture else None
     width = model.ffn if moe is None else moe.top_k * moe.ffn + moe.shared_ffn
-    return saved + training.element_bytes * tokens(model, training, shard) * width / shard.tensor
+    return saved + training.product_bytes * tokens(model, training, shard) * width / shard.tensor
+
+
+def _attention_results(model: Model, training: Training, shard: Shard) -> float:
+    """What the core's backward needs besides queries, keys and values: its output, and statistics or scores."""
+    return attention_output(model, training, shard) + attention_core(model, training, shard)
 
 
 def layer_input(model: Model, training: Training, shard: Shard) -> float:
@@ -69,15 +93,23 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
     feed_forward = _mixture if mixture else _dense
     residual = layer_input(model, training, shard)
     mask = _MASK * residual / training.element_bytes if model.dropout else 0.0
+    output = attention_output(model, training, shard)
+    copy = _product_input(output, training) if training.precision == "fp8" else 0.0  # attention's backward reads bf16
     return (
         2 * residual  # inputs of the two norms
-        + 2 * residual  # outputs of the two norms, read by QKV and by the MLP
+        + 2 * _product_input(residual, training)  # outputs of the two norms, read by QKV and by the MLP
         + 2 * mask
         + attention_inputs(model, training, shard)
-        + attention_output(model, training, shard)
+        + output
+        + copy
         + attention_core(model, training, shard)
         + feed_forward(model, training, shard)
     )
+
+
+def _product_input(size: float, training: Training) -> float:
+    """Bytes of what only products read, from its bytes in the activations' precision."""
+    return size * training.product_bytes / training.element_bytes
 
 
 def layer_transient(model: Model, mixture: bool, training: Training, shard: Shard, mlp_chunks: int = 1) -> float:
@@ -101,11 +133,19 @@ def logits(model: Model, training: Training, shard: Shard) -> float:
 
 
 def head_transient(model: Model, training: Training, shard: Shard) -> float:
-    """Bytes that the head's backward works in: gradients of logits and projection, as precise as weights."""
+    """Bytes that the head's backward works in: gradients of logits and projection, as precise as weights.
+
+    Without a fused loss, before that: fp32 gradients of the picked log-probabilities and of the log-softmax; where the
+    vocabulary is split, three fp32 arrays (PyTorch's loss_parallel, torch/distributed/tensor/parallel/loss.py).
+    """
     if model.head == "none":
         return 0.0
     projection = training.element_bytes * model.hidden * model.vocab / shard.tensor
-    return logits(model, training, shard) + projection
+    after = logits(model, training, shard) + projection
+    if training.fused_loss:
+        return after
+    arrays = 2 if shard.tensor == 1 else 3
+    return max(after, arrays * _LOGIT * tokens(model, training, shard) * model.vocab / shard.tensor)
 
 
 def attention_inputs(model: Model, training: Training, shard: Shard) -> float:
@@ -140,22 +180,28 @@ def attention_core(model: Model, training: Training, shard: Shard) -> float:
 
 def _dense(model: Model, training: Training, shard: Shard) -> float:
     """Input and output of the activation function (both inputs when gated): 16 s b h in GPT."""
-    features = _hidden_features(model, model.ffn) / shard.tensor
-    return training.element_bytes * tokens(model, training, shard) * features
+    return tokens(model, training, shard) * _hidden_bytes(model, model.ffn, training) / shard.tensor
 
 
 def _mixture(model: Model, training: Training, shard: Shard) -> float:
     """Router scores in fp32, copies of tokens sent to experts, their activations; shared experts."""
     assert model.moe is not None
     visits = tokens(model, training, shard) * shard.expert_tensor / shard.tensor * model.moe.top_k
-    routed = visits * (model.hidden + _hidden_features(model, model.moe.ffn) / shard.expert_tensor)
-    shared = tokens(model, training, shard) * _hidden_features(model, model.moe.shared_ffn) / shard.tensor
+    inside = _hidden_bytes(model, model.moe.ffn, training) / shard.expert_tensor
+    routed = visits * (training.product_bytes * model.hidden + inside)
+    shared = tokens(model, training, shard) * _hidden_bytes(model, model.moe.shared_ffn, training) / shard.tensor
     router = 4 * tokens(model, training, shard) / shard.sequence_ways * model.moe.experts
-    return router + training.element_bytes * (routed + shared)
+    return router + routed + shared
 
 
 def _hidden_features(model: Model, width: int) -> int:
     return width * (3 if model.gated_mlp else 2)
+
+
+def _hidden_bytes(model: Model, width: int, training: Training) -> float:
+    """Per token: what the activation function reads, and its output, which the second product reads."""
+    before = _hidden_features(model, width) - width
+    return training.element_bytes * before + training.product_bytes * width
 
 
 def weight_grad_activations(model: Model, mixture: bool, training: Training, shard: Shard) -> float:
@@ -169,18 +215,18 @@ def weight_grad_activations(model: Model, mixture: bool, training: Training, sha
 def matrix_activations(matrices: Sequence[Matrix], model: Model, training: Training, shard: Shard) -> float:
     """Bytes of the inputs of some matrices and of their outputs' gradients."""
     count = tokens(model, training, shard)
-    return training.element_bytes * count * sum(_kept_features(matrix, shard) for matrix in matrices)
+    return count * sum(_kept_bytes(matrix, training, shard) for matrix in matrices)
 
 
-def _kept_features(matrix: Matrix, shard: Shard) -> float:
-    """Elements per token of a matrix's input (unless counted before) and its output's gradient."""
+def _kept_bytes(matrix: Matrix, training: Training, shard: Shard) -> float:
+    """Bytes per token of a matrix's input (unless counted before) and its output's gradient."""
     if matrix.copies > 1:
         share, ways, whole = matrix.active * shard.expert_tensor / shard.tensor, shard.expert_tensor, 1
     else:
         share, ways, whole = 1.0, shard.tensor, shard.sequence_ways
     inputs = 0.0 if matrix.shared_input else matrix.inputs / (ways if matrix.split == "row" else whole)
     outputs = matrix.outputs / (ways if matrix.split == "column" else whole)
-    return share * (inputs + outputs)
+    return share * (training.product_bytes * inputs + training.element_bytes * outputs)
 
 
 def embedding_activations(model: Model, training: Training, shard: Shard) -> float:
@@ -198,7 +244,7 @@ def head_activations(model: Model, training: Training, shard: Shard) -> float:
         return 0.0
     count = tokens(model, training, shard)
     inputs = (len(head_matrices(model)) + 1) * layer_input(model, training, shard)
-    return inputs + 4 * count * model.vocab / shard.tensor
+    return inputs + _LOGIT * count * model.vocab / shard.tensor
 
 
 @dataclass(frozen=True)
@@ -227,8 +273,14 @@ def bytes_per_parameter(training: Training) -> StateBytes:
 
 
 def state_bytes(parameters: float, training: Training, ways: int) -> StateBytes:
-    """State of ``parameters`` held by a GPU, sharded by ZeRO over ``ways`` replicas (6 + 12/D at stage 1)."""
+    """State of ``parameters`` held by a GPU, sharded by ZeRO over ``ways`` replicas (6 + 12/D at stage 1).
+
+    At stage 3, as in PyTorch's FSDP, the shards are the fp32 copy, and so are the gradients' (16/D); weights in the
+    precision of the products exist only while gathered.
+    """
     each = bytes_per_parameter(training)
+    if training.zero >= 3 and ways > 1:
+        each = StateBytes(_SHARD, _SHARD, MOMENT_BYTES[training.optimizer])
     return StateBytes(
         parameters * each.weights / (ways if training.zero >= 3 else 1),
         parameters * each.gradients / (ways if training.zero >= 2 else 1),

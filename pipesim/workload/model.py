@@ -15,7 +15,7 @@ class Experts:
 
     ``ffn`` is the width of one routed expert, ``shared_ffn`` the total width of the experts that every token
     visits (0: none). Layers ``0 .. first_dense-1`` are dense; after them every ``every``-th layer is a
-    mixture. Routing is taken to be balanced.
+    mixture. Routing is taken to be balanced. A token's experts lie on at most ``node_limit`` nodes (0: on any).
     """
 
     experts: int
@@ -24,6 +24,7 @@ class Experts:
     shared_ffn: int = 0
     first_dense: int = 0
     every: int = 1
+    node_limit: int = 0
 
 
 @dataclass(frozen=True)

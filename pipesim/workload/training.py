@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pipesim.errors import ConfigError, Problem, nearest
 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
-RECOMPUTES = ("none", "selective", "pointwise", "full")
-TENSOR_OVERLAPS = ("none", "gradients", "full")
+RECOMPUTES = ("none", "selective", "pointwise", "per-op", "without-attention", "full-early-stop", "full")
+WHOLE_LAYER = ("full", "full-early-stop")
+"""Ways of recomputation that keep nothing but a layer's input."""
+DISPATCHES = ("all-to-all", "deduplicated")
+CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
+TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
 
@@ -21,19 +25,31 @@ class Training:
     ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
     attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
     al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
-    little time (PipeOffload, arXiv 2503.01328, section 5.4). ``zero`` shards over data-parallel ranks: 1
-    optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
+    little time (PipeOffload, arXiv 2503.01328, section 5.4), ``without-attention`` everything but that core, whose
+    cost grows with the square of the sequence (HelixPipe, arXiv 2507.00394), ``per-op`` all but attention and every
+    second matrix product (torchtitan's "selective"; `pipesim.workload.recompute`), ``full-early-stop`` the layer up to
+    the last tensor that its backward reads, without the last product and what adds it up (PyTorch's checkpoints that
+    are not reentrant). ``zero`` shards over data-parallel
+    ranks: 1 optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
     fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
     scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
     runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
     ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM
-    since 2022); otherwise a kernel of its own adds each micro-batch's gradient. ``tensor_overlap``: which
+    since 2022); otherwise a kernel of its own adds each micro-batch's gradient. ``fused_loss`` False: cross-entropy op
+    by op on an fp32 copy of the logits, as PyTorch's own; otherwise in place. ``tensor_overlap``: which
     communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
     beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split), ``full``
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
-    Engine's userbuffers, NeMo), ``none`` before 2022. ``attention_version``: FlashAttention 3 (or cuDNN's
-    equal) where the GPU has it, or 2 (PyTorch's own until 2025).
+    Engine's userbuffers, NeMo), ``none`` before 2022. ``dispatch``: how tokens get to their experts, by an all-to-all
+    of every copy, or one copy per node and GPU (DeepEP). ``expert_overlap``: that runs beside another micro-batch's
+    products (Megatron-LM's overlap-moe-expert-parallel-comm). ``data_overlap``: which communication of data parallelism
+    runs beside computation: ``gradients``, each layer's reduction from the end of its last backward on (Megatron-LM's
+    overlap-grad-reduce), ``full`` also the gathering of the weights that ZeRO 1 and 2 updated, before the next step's
+    forwards that need them (overlap-param-gather), ``none`` waits for each. ``attention_version``: FlashAttention 3
+    (or cuDNN's equal) where the GPU has it, or 2 (PyTorch's own until 2025). ``fused_kernels`` False: norms, rotations
+    and activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
+    ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -50,8 +66,14 @@ class Training:
     scatter_gather: bool = True
     launch_floor: bool = True
     fused_gradients: bool = True
+    fused_loss: bool = True
     tensor_overlap: str = "gradients"
     attention_version: int = 3
+    fused_kernels: bool = True
+    context_method: str = "ring"
+    dispatch: str = "all-to-all"
+    expert_overlap: bool = False
+    data_overlap: str = "gradients"
 
     def __post_init__(self) -> None:
         problems = [
@@ -60,6 +82,9 @@ class Training:
             *_choice("optimizer", self.optimizer, OPTIMIZERS),
             *_choice("gradients", self.gradients, ("fp32", "half")),
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
+            *_choice("context_method", self.context_method, CONTEXT_METHODS),
+            *_choice("dispatch", self.dispatch, DISPATCHES),
+            *_choice("data_overlap", self.data_overlap, DATA_OVERLAPS),
         ]
         if self.zero not in (0, 1, 2, 3):
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))
@@ -77,6 +102,13 @@ class Training:
     def element_bytes(self) -> int:
         """Bytes of one stored weight, activation or message element."""
         return 4 if self.precision == "fp32" else 2
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes of one element of a matrix product's input that the backward needs: 1 in fp8, as
+        NVIDIA/TransformerEngine keeps it.
+        """
+        return 1 if self.precision == "fp8" else self.element_bytes
 
     @property
     def gradient_bytes(self) -> int:

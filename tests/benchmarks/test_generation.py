@@ -50,6 +50,17 @@ GENERATED = [
     ("v-half", {}, Setting(32, 96), 5.0),
     ("v-half", {"retime": True}, on_a_v(32, 96), 75.0),
     ("v-adaptive", {"memory_limit": 0.5}, on_a_v(16, 64), 75.0),
+    # Looped and bidirectional: half a second at most, and far less than that.
+    ("interleaved-1f1b", {"chunks": 4}, Setting(64, 1024), 3.0),
+    ("breadth-first", {"chunks": 4}, Setting(64, 1024), 3.0),
+    ("interleaved-zb", {"chunks": 2}, Setting(64, 1024), 4.0),
+    ("gis", {"chunks": 2}, Setting(64, 1024), 4.0),
+    ("chimera", {"pairs": 4}, Setting(64, 1024), 4.0),
+    ("chimera", {"concatenation": "doubling"}, Setting(64, 1024), 4.0),
+    ("bitpipe", {"early_forwarding": True}, Setting(64, 1024), 5.0),
+    ("hanayo", {"waves": 4}, Setting(64, 1024), 10.0),
+    ("dualpipe", {}, Setting(64, 1024), 4.0),
+    ("dualpipe-v", {}, Setting(64, 1024), 4.0),
 ]
 
 

@@ -21,6 +21,7 @@ FLAGS = {
     "export": ["--set", "--to"],
     "replay": ["--set", "--to", "--json", "--steps", "--op-time", "--gantt", "--trace", "--kineto"],
     "trace": ["--json", "--step", "--gantt", "--profile"],
+    "calibrate": ["--set", "--device", "--repeats", "--out", "--gpu-out", "--json"],
     "schedules": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],

@@ -124,6 +124,27 @@ def test_two_results_in_one_file_are_refused(run: Any, config: Path, simulated: 
     assert f"both write {same}" in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "--json"), ("compare", "--json"), ("explain", "--json"), ("export", "")],
+)
+def test_a_config_is_not_overwritten_by_what_comes_of_it(
+    run: Any, config: Path, simulated: list[Any], arguments: tuple[str, str]
+) -> None:
+    command, flag = arguments
+    (alias := config.parent / "alias.yaml").symlink_to(config)
+    before = config.read_bytes()
+    code, out, err = run(command, config, *([flag] if flag else []), alias)
+    assert (code, out, simulated, config.read_bytes()) == (2, "", [], before)
+    assert "is read as input; it would be overwritten" in err
+
+
+def test_an_empty_directory_name_is_refused(run: Any, config: Path, simulated: list[Any]) -> None:
+    code, _, err = run("run", config, "--out", "")
+    assert (code, simulated) == (2, [])
+    assert "--out: an empty name" in err
+
+
 def test_a_file_that_fails_half_way_leaves_the_old_one(
     run: Any, config: Path, simulated: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from pipesim.errors import ConfigError
          "training.sequence_parallel: false"),
         (["parallelism.context=3"], "parallelism.context", "does not divide the tokens of a sequence", None),
         (["parallelism.expert=2"], "parallelism.expert", "the model has no experts", None),
-        (["parallelism.expert=2"], "parallelism.expert", "does not fit", None),
+        (["parallelism.expert=3"], "parallelism.expert", "does not fit", None),
         (["training.partition=[96]"], "training.partition", "does not have one entry per stage", None),
         (["schedule=1f1b", "training.partition=[7,8,8,8,8,8,8,8,8,8,8,8]"], "training.partition", "add up", None),
         (["schedule.chunks=10"], "schedule", "more stages than layers", None),
@@ -54,8 +54,9 @@ def test_numbers_that_do_not_go_together(
         (["memory.activation=1.0e+308"], "memory.activation", "out of range"),
         (["costs.p2p=1.0e+300"], "costs.p2p", "out of range"),
         (["pipeline.microbatches=5"], "schedule", "it must be empty or at least P = 4"),
-        (["pipeline={ranks: 100000, microbatches: 1000000000}"], "pipeline", "too large to simulate"),
+        (["pipeline={ranks: 10000, microbatches: 1000000000}"], "pipeline", "too large to simulate"),
         (["schedule.chunks=100000000"], "pipeline", "too large to simulate"),
+        (["pipeline={ranks: 10000, microbatches: 1}", "schedule.chunks=2"], "pipeline", "too large to simulate"),
     ],
 )
 def test_abstract_numbers_that_do_not_go_together(

@@ -110,6 +110,11 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
     assert message_of(tmp_path / "nowhere" / "x.yaml") == Problem("", "no such file")
 
 
+def test_a_link_to_nowhere_is_not_its_own_nearest_match(tmp_path: Path) -> None:
+    (tmp_path / "link.yaml").symlink_to("nowhere")
+    assert message_of(tmp_path / "link.yaml") == Problem("", "no such file")
+
+
 def test_a_directory_names_a_config_in_it(tmp_path: Path) -> None:
     (tmp_path / "gpt3.yaml").write_text("a: 1")
     assert message_of(tmp_path) == Problem("", "a directory, not a file", nearest=str(tmp_path / "gpt3.yaml"))

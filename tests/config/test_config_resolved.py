@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipesim.config import json_schema, load_config
 from pipesim.errors import ConfigError
+from pipesim.workload.training import RECOMPUTES
 
 
 def test_the_abstract_form_resolved(abstract: Any) -> None:
@@ -48,6 +49,9 @@ def test_the_cluster_form_resolved(cluster: Any) -> None:
         "nodes": 12,
         "intra_node": "nvlink3",
         "inter_node": "infiniband-hdr",
+        "context_memory": 0.5e9,
+        "nccl_memory": 0.4e9,
+        "fragmentation": 0.03,
     }
     assert resolved["training"]["sequence_parallel"] is True
     assert resolved["parallelism"]["order"] == "tp-cp-dp-pp"
@@ -158,5 +162,5 @@ def test_the_schema_describes_both_forms() -> None:
     schema = json_schema()
     assert [one["$ref"] for one in schema["anyOf"]] == ["#/$defs/AbstractConfig", "#/$defs/ClusterConfig"]
     assert "a100-sxm-80gb" in schema["$defs"]["Cluster"]["properties"]["gpu"]["examples"]
-    assert schema["$defs"]["Training"]["properties"]["recompute"]["enum"] == ["none", "selective", "pointwise", "full"]
+    assert schema["$defs"]["Training"]["properties"]["recompute"]["enum"] == list(RECOMPUTES)
     assert schema["$defs"]["Pipeline"]["additionalProperties"] is False

@@ -44,7 +44,7 @@ WHOLE = "a whole number"
         ("pipeline.ranks", [4], Problem("pipeline.ranks", "not a whole number", "a list of 1", WHOLE)),
         ("pipeline.ranks", 0, Problem("pipeline.ranks", "out of range", "0", "at least 1")),
         ("pipeline.ranks", -4, Problem("pipeline.ranks", "out of range", "-4", "at least 1")),
-        ("pipeline.ranks", 10**6, Problem("pipeline.ranks", "out of range", "1000000", "at most 100000")),
+        ("pipeline.ranks", 10**6, Problem("pipeline.ranks", "out of range", "1000000", "at most 10000")),
         ("pipeline.ranks", float("nan"), Problem("pipeline.ranks", "not a whole number", ".nan", WHOLE)),
         ("pipeline.ranks", float("inf"), Problem("pipeline.ranks", "not a whole number", ".inf", WHOLE)),
         ("pipeline", 4, Problem("pipeline", "not a mapping", "4", "a mapping")),

@@ -17,6 +17,7 @@ from pipesim.costs.collectives import (
     bus_factor,
     halving_all_reduce,
     ring_all_reduce,
+    ring_hop_seconds,
     tree_all_reduce,
 )
 from pipesim.hardware import Group, build_cluster
@@ -236,3 +237,12 @@ def test_a_large_collective_keeps_the_slowest_links_busy():
 def test_nothing_sent_keeps_nothing_busy(group):
     assert a100.busy_seconds("all_reduce", 0.0, group) == 0
     assert a100.busy_seconds("all_reduce", 1e9, Group(1, 1, 1)) == 0
+
+
+def test_a_hop_of_a_ring_is_a_message_over_the_link():
+    """Inside a node one NVLink; between nodes each group leaves by one GPU, so 4 groups of 2 share 8 cards."""
+    cluster = build_cluster("a100-sxm-80gb", nodes=2)
+    inside, outside = cluster.intra_node, cluster.inter_node
+    assert ring_hop_seconds(cluster, Group(8, 1, 8), 1e9) == inside.latency_s + 1e9 / inside.bandwidth
+    expected = outside.latency_s + 1e9 / cluster.network_bandwidth(4)
+    assert ring_hop_seconds(cluster, Group(4, 2, 2), 1e9) == expected

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipesim.costs.gemm import GROUPED, gemm_seconds
+from pipesim.costs.gemm import gemm_seconds, product_seconds
+from pipesim.costs.gemm_tables import grouped
 from pipesim.hardware import build_gpu
 
 A100 = build_gpu("a100-sxm-80gb")
@@ -43,11 +44,16 @@ def test_a_weight_gradient_is_slower_by_the_gpus_factor():
     assert weight_grad / forward == pytest.approx(A100.weight_grad_slowdown, rel=1e-12)
 
 
-def test_grouped_products_start_once_and_run_at_the_grouped_rate():
-    n, start = 4096, A100.gemm["bf16"].overhead_s
-    one = float(gemm_seconds(n, n, n, A100, "bf16")) - start
-    eight = float(gemm_seconds(n, n, n, A100, "bf16", groups=8)) - start
-    assert eight == pytest.approx(8 * one / GROUPED["forward"], rel=1e-12)
+def test_grouped_products_start_once_and_slow_down_with_few_rows():
+    n, rows, start, many = 4096, 1024, A100.gemm["bf16"].overhead_s, grouped("a100-sxm-80gb", "forward")
+    one = float(gemm_seconds(rows, n, n, A100, "bf16")) - start
+    eight = float(gemm_seconds(rows, n, n, A100, "bf16", groups=8)) - start
+    assert eight == pytest.approx(8 * one * (1 + many.rows / rows) / many.rate, rel=1e-12)
+
+
+def test_a_remembered_product_costs_what_a_new_one_does():
+    sizes = (4096.0, 7168.0, 2048.0, A100, "bf16", "weight_grad")
+    assert product_seconds(*sizes) == product_seconds(*sizes) == float(gemm_seconds(*sizes))
 
 
 # TFLOP/s as PyTorch (microsoft/vidur, Llama-2-70B) and Transformer Engine (MooreThreads/SimuMax) run them. The model

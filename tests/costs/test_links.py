@@ -26,6 +26,40 @@ def cluster(nodes: int = 4, **options):
     return build_cluster("a100-sxm-80gb", nodes=nodes, **options)
 
 
+# Microseconds of NCCL send/receive inside a DGX A100 by bytes (microsoft/vidur data/profiling/network/a100_dgx).
+SEND_RECEIVE = {
+    2048: 8,
+    10240: 10,
+    18432: 13,
+    34816: 14,
+    67584: 16,
+    133120: 17,
+    264192: 17,
+    526336: 17,
+    1048576: 17,
+    2097152: 20,
+    4194304: 25,
+    8388608: 36,
+    16777216: 65,
+    33554432: 132,
+}
+
+
+@pytest.mark.parametrize(("size", "microseconds"), SEND_RECEIVE.items())
+def test_a_hop_inside_a_node_takes_what_it_was_measured_to_take(size, microseconds):
+    """Start-up times of nine sizes are in the catalog; the others are within 6 %, whole microseconds as they are."""
+    hops = pipeline_hops(cluster(), Layout(8), message_bytes=size)
+    predicted = hops.latency_s[0, 1] + size * hops.seconds_per_byte[0, 1]
+    assert predicted * 1e6 == pytest.approx(microseconds, rel=0.06, abs=0.5)
+
+
+def test_between_nodes_a_message_starts_after_tens_of_microseconds():
+    """NCCL send/receive: 31 to 34 us on InfiniBand (NVIDIA/nccl-tests issue 214), 46 us on AWS p5 at 8 bytes."""
+    hdr, p5 = cluster(2), build_cluster("h100-sxm-80gb", nodes=2, inter_node="efa-p5")
+    starts = [float(pipeline_hops(each, Layout(16), message_bytes=8.0).latency_s[0, 8]) for each in (hdr, p5)]
+    assert starts == [30e-6, 46e-6]
+
+
 def test_eight_stages_of_one_gpu_share_a_node():
     links = [hop.link for hop in hop_table(cluster(2), Layout(16))]
     assert links == ["nvlink3"] * 7 + ["infiniband-hdr"] + ["nvlink3"] * 7 + ["infiniband-hdr"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from pipesim.costs.profile import profile_costs, read_profile
@@ -63,6 +66,47 @@ def test_a_collective_inside_takes_no_longer_than_the_measured_whole(write):
     assert (costs.times.forward_collective <= costs.times.forward).all()
 
 
+COLLECTIVE = replace(
+    BASE,
+    times=replace(
+        BASE.times,
+        forward_collective=np.full(3, 0.5),
+        input_grad_collective=np.full(3, 0.25),
+        overlap=np.full(3, 0.17),
+        overlap_collective=np.full(3, 0.2),
+    ),
+)
+"""Stages whose modelled times hold communication, some of it beside the weight gradient's products."""
+
+
+def test_modelled_communication_is_added_to_computing_alone(write):
+    """What was measured without peers stays; collectives and what of them is hidden stay as modelled."""
+    text = "stage,forward_compute_s,input_grad_compute_s,weight_grad_compute_s\n0,1,2,3\n1,1,2,0.1\n2,1,2,0\n"
+    times = profile_costs(write(text), COLLECTIVE).times
+    assert times.forward.tolist() == [1.5, 1.5, 1.5]
+    assert times.input_grad.tolist() == [2.25, 2.25, 2.25]
+    assert times.weight_grad.tolist() == [3, 0.1, 0]
+    assert times.forward_collective.tolist() == [0.5, 0.5, 0.5]
+    assert times.overlap_collective.tolist() == [0.2, 0.1, 0]
+    assert times.overlap == pytest.approx([0.17, 0.085, 0], rel=1e-15)
+
+
+def test_a_backward_of_computing_alone_is_split_in_halves_before_communication_is_added(write):
+    """2 s of computing are 1 s in each half."""
+    text = "stage,forward_compute_s,backward_compute_s,recompute_compute_ms\n0,1,2,3\n1,1,2,3\n2,1,2,3\n"
+    times = profile_costs(write(text), COLLECTIVE).times
+    assert (times.input_grad.tolist(), times.weight_grad.tolist()) == ([1.25] * 3, [1.0] * 3)
+    assert times.recompute.tolist() == [0.003] * 3
+
+
+def test_what_exists_for_one_layer_at_a_time_is_not_added_up(write):
+    """Recomputation brings back one layer after the other; what is kept adds up."""
+    text = "layer,forward_s,backward_s,recomputed_bytes,activation_bytes\n0,1,2,5,1\n1,1,2,7,1\n2,1,2,6,1\n"
+    sizes = profile_costs(write(text), unit_costs(stages=2, ranks=2), layers_per_stage=(2, 1)).sizes
+    assert sizes.recomputed.tolist() == [7, 6]
+    assert sizes.activations.tolist() == [2, 1]
+
+
 BAD = {
     "": "is empty",
     "# only a comment\n": "is empty",
@@ -72,6 +116,9 @@ BAD = {
     "stage,forward_s,input_grad_s\n0,1,1\n": "backward is missing",
     "stage,forward_s,backward_s,input_grad_s\n0,1,1,1\n": "backward and its halves",
     "stage,forward_s,forward_ms,backward_s\n0,1,1,1\n": "forward twice",
+    "stage,forward_s,forward_compute_s,backward_s\n0,1,1,1\n": "forward twice",
+    "stage,forward_s,backward_compute_s,input_grad_s\n0,1,1,1\n": "backward and its halves",
+    "stage,forward_s,optimizer_compute_s,backward_s\n0,1,1,1\n": "unknown column",
     "forward_s,backward_s\n1,1\n": "one of the columns stage and layer",
     "stage,layer,forward_s,backward_s\n0,0,1,1\n": "one of the columns stage and layer",
     "stage,forwards_s,backward_s\n0,1,1\n": "did you mean forward_s",

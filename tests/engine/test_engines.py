@@ -11,10 +11,10 @@ from replay import costs
 
 from pipesim.engine import compiled, event
 from pipesim.errors import DeadlockError
+from pipesim.ir.connect import connect
 from pipesim.ir.placement import linear
 from pipesim.ir.program import Program
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 
 
 @settings(deadline=None, max_examples=150)

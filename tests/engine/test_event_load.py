@@ -6,8 +6,8 @@ import pytest
 from replay import costs
 
 from pipesim.engine.event import Replay
+from pipesim.ir.connect import connect
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.schedules import Setting, create
 
 

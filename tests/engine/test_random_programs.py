@@ -11,13 +11,13 @@ from replay import costs
 
 from pipesim.engine import compiled, event
 from pipesim.engine.batch import Batch
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind, Op
 from pipesim.ir.placement import Placement
 from pipesim.ir.program import Program
 from pipesim.ir.rules import ROLE_KINDS, RULES
 from pipesim.ir.verify import check_progress, verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.lowering.lower import Lowering, lower
 
 

@@ -53,6 +53,42 @@ def test_two_flows_on_one_port_take_twice_as_long():
     assert ends(Fair, (0, (1,), 100), (0, (1,), 100)) == [200, 200]
 
 
+SECOND = 10**12
+# Flows as (bytes, links), one byte per second on every link, the latency of all of them in seconds, and when each is
+# through: what SimGrid says of its flow-level model and checks in simgrid/simgrid
+# teshsuite/models/ptask_L07_usage/ptask_L07_usage.cpp (01f632b).
+SIMGRID = {
+    "one over a link": ([(1, "a")], 0.5, [1.5]),
+    "two over a shared link": ([(1, "a"), (1, "a")], 0.5, [2.5, 2.5]),
+    "two over links of their own": ([(1, "a"), (1, "b")], 0.5, [1.5, 1.5]),
+    "two over a route of three links": ([(1, "abc"), (1, "abc")], 2.0, [4.0, 4.0]),
+    "independent": ([(1, "ab"), (1, "cd")], 2.0, [3.0, 3.0]),
+    "scatter of 1, 2 and 3 bytes": ([(1, "ab"), (2, "ac"), (3, "ad")], 2.0, [5.0, 7.0, 8.0]),
+    "all to all, both directions on one link": (
+        [(1, source + target) for source in "abcd" for target in "abcd" if source != target],
+        2.0,
+        [8.0] * 12,
+    ),
+    "100 MB and a byte at 125 MB/s": ([(0.8, "a"), (8e-9, "a")], 1e-4, [0.8001, 1e-4 + 2 * 8e-9]),
+}
+
+
+@pytest.mark.parametrize("flows", SIMGRID)
+def test_flows_end_when_simgrid_says(flows):
+    """To the nanosecond: the byte is printed with four digits there."""
+    sent, latency, expected = SIMGRID[flows]
+    through = ends(Fair, *((0, tuple(map(ord, links)), round(size * SECOND)) for size, links in sent))
+    assert [latency + end / SECOND for end in through] == pytest.approx(expected, abs=1e-7)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=3, max_size=3).map(sorted))
+def test_three_flows_on_one_port_follow_the_closed_form(lengths):
+    """The shortest gets a third, the next then half, the longest then all; 3: ends are whole numbers."""
+    short, middle, long = lengths
+    expected = [3 * short, short + 2 * middle, short + middle + long]
+    assert ends(Fair, *((0, (1,), length) for length in lengths)) == pytest.approx(expected, abs=3)
+
+
 def test_the_shorter_of_two_flows_leaves_the_port_to_the_longer():
     """40 through at 80; the other has 40 through as well, and 60 to go alone."""
     assert ends(Fair, (0, (1,), 40), (0, (1,), 100)) == [80, 140]

@@ -47,10 +47,11 @@ def test_megatron_numbers_16_gpus_as_its_documentation_says():
     ]
 
 
-def test_expert_groups_take_neighbours_along_context_and_data():
+def test_expert_groups_take_neighbours_along_tensor_context_and_data():
+    """As Megatron-LM's generator of expert ranks with an expert tensor-parallel size of 1."""
     layout = Layout(pipeline=1, tensor=2, data=2, context=2, expert=2)
-    assert layout.members("expert").tolist() == [[0, 2], [4, 6], [1, 3], [5, 7]]
-    assert layout.members("expert_data").tolist() == [[0, 4], [2, 6], [1, 5], [3, 7]]
+    assert layout.members("expert").tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert layout.members("expert_data").tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
     assert layout.members("data_context").tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 

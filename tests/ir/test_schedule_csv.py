@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipesim.errors import DeadlockError, ProgramError
+from pipesim.ir.connect import connect
 from pipesim.ir.schedule_csv import read_schedule_csv
 from pipesim.ir.verify import check_progress, verify
-from pipesim.lowering.connect import connect
 
 FILES = sorted((Path(__file__).parents[1] / "data" / "torch").glob("*.csv"))
 SMALL = "0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n"

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipesim.errors import DeadlockError, ProgramError
+from pipesim.ir.connect import connect
 from pipesim.ir.placement import linear
 from pipesim.ir.program import Program
 from pipesim.ir.verify import check_progress, verify
-from pipesim.lowering.connect import connect
 from pipesim.schedules import Setting, create
 
 RANK_0 = ["0F0", "0F1", "0B0", "0B1"]

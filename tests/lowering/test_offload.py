@@ -97,7 +97,7 @@ def test_gpipe_on_one_rank_by_hand():
     held = {0: 1, 1: 2, 1.5: 1, 2: 2, 2.5: 1, 3: 2, 3.5: 2, 4.5: 2, 6: 2, 8: 2, 10: 1, 12: 0}
     assert {moment: level[np.searchsorted(moments, moment)] for moment in held} == held
     assert peaks(timeline, effects, resident(graph, price)).bytes.tolist() == [2]
-    assert host_peaks(timeline, price.sizes.activations).tolist() == [3]  # 0, 1 and 2 from 3 s to 4 s
+    assert host_peaks(timeline, price).tolist() == [3]  # 0, 1 and 2 from 3 s to 4 s
     assert waited(timeline).tolist() == [0]
 
 

@@ -141,14 +141,16 @@ def test_the_makespan_ends_with_the_last_weight_gradient():
 
 
 def test_extra_weights_are_weights():
-    """On a cluster: PipeDream holds 4, 3, 2, 1 copies of its bf16 weights; nothing else changes with the policy."""
+    """On a cluster: PipeDream holds 4, 3, 2, 1 copies of its bf16 weights; with the policy, nothing else changes but
+    what of the buffers is a share of everything.
+    """
     plain, stashed = simulate(schedule="1f1b").metrics, simulate().metrics
     for rank, (one, other) in enumerate(zip(plain["ranks"], stashed["ranks"], strict=True)):
         before, after = one["memory"], other["memory"]
         assert after["weights_bytes"] == (4 - rank) * before["weights_bytes"]
-        same = ("gradients_bytes", "optimizer_bytes", "buffers_bytes", "activations_bytes")
+        same = ("gradients_bytes", "optimizer_bytes", "activations_bytes")
         assert [after[name] for name in same] == [before[name] for name in same]
-        parts = sum(value for name, value in after.items() if name not in ("peak_bytes", "at_s"))
+        parts = sum(value for name, value in after.items() if name not in ("peak_bytes", "at_s", "at_op"))
         assert parts == pytest.approx(after["peak_bytes"], rel=1e-12)  # the same sum in another order
 
 

@@ -95,7 +95,7 @@ def test_the_critical_path_names_hops():
 def sized(program, **bytes_):
     zero = np.zeros(program.placement.stages)
     names = ("weights", "gradients", "optimizer", "unsharded", "activations", "weight_grad_activations")
-    names += ("recomputed", "message")
+    names += ("recomputed", "message", "layerwise")
     return StageSizes(**{name: zero + bytes_.get(name, 0.0) for name in names})
 
 

@@ -149,6 +149,16 @@ def test_pairs_do_not_shrink_the_numbers_of_others(monkeypatch):
     assert size[half].max() < size[~half].min()
 
 
+def test_rounded_corners_take_no_number_away(monkeypatch):
+    """Boxes of one height up to rounding have room for the same numbers."""
+    frame = run_torch("DualPipeV_p4_m8_v2.csv", 4, v_shape=True, times=(4, 4, 4))
+    low = new_figure(10, 1.3).add_subplot()
+    (found, width, height), (_, fits) = drawn_labels(gantt(frame, low), monkeypatch)[-1]
+    rounded = height * (1 - 1e-12 * (found.style % 2))
+    assert fits.all()
+    assert labels.fit(found, width, rounded)[1].all()
+
+
 def test_numbers_that_do_not_fit_are_left_out(monkeypatch):
     """At 16 x 64 in the default width no forward is wide enough for its number."""
     frame = run("1f1b", 16, 64)
@@ -189,6 +199,15 @@ def test_text_is_measured_not_guessed():
     one, two = labels.text_size("8"), labels.text_size("88")
     assert two[0] - one[0] == pytest.approx(0.636, abs=0.002)
     assert two[1] == one[1]
+
+
+def test_all_digits_count_as_equally_high():
+    """So that of equal boxes all carry their numbers or none, whatever the digits."""
+    assert {labels.text_size(digit)[1] for digit in "0123456789"} == {max(_drawn_height(d) for d in "0123456789")}
+
+
+def _drawn_height(digit):
+    return labels.glyphs(digit).get_extents().height
 
 
 def test_dense_charts_say_that_heights_are_shares():

@@ -168,3 +168,16 @@ def test_html_is_one_self_contained_piece():
     assert "http" not in html
     assert "does not fit" in html
     assert html.count("<div") == html.count("</div>")
+
+
+@pytest.mark.parametrize(
+    ("op", "words"),
+    [("36RECOMPUTE1", "RECOMPUTE of micro-batch 1, stage 36"), ("0B3", "B of micro-batch 3, stage 0"), ("OPT", "OPT")],
+)
+def test_the_fullest_rank_says_when_and_with_which_op_it_peaks(op, words):
+    """In words, with the moment."""
+    run = copy.deepcopy(CLUSTER_RUN)
+    for each in run["ranks"]:
+        each["memory"]["at_op"] = op
+    fullest = max(run["ranks"], key=lambda each: each["memory"]["peak_bytes"])
+    assert f"rank {fullest['rank']} peaks at 0.100 s, in {words}" in summary(run)

@@ -17,10 +17,10 @@ from replay import costs, peak_in_flight, replay
 import pipesim
 from pipesim.engine import compiled, event
 from pipesim.errors import ScheduleError
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind
 from pipesim.ir.verify import check_progress, verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.lowering.lower import Lowering, lower
 from pipesim.metrics.steady import phases
 from pipesim.metrics.versions import versions

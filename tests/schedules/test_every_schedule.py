@@ -11,10 +11,10 @@ from replay import costs
 
 from pipesim.engine import event
 from pipesim.errors import ScheduleError
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind
 from pipesim.ir.verify import check_progress, verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.metrics.busy import measure
 from pipesim.metrics.memory import in_flight
 from pipesim.schedules import Setting, StepCosts, create, names, registry

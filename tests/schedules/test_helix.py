@@ -10,10 +10,10 @@ from replay import costs, idle, replay
 
 from pipesim.engine import compiled
 from pipesim.errors import ScheduleError
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind
 from pipesim.ir.verify import verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.schedules import Setting, create
 from pipesim.schedules.base import StepCosts
 

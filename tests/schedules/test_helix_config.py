@@ -192,3 +192,27 @@ def test_a_list_of_the_wrong_length_is_refused():
     """A list needs 2L+1 entries."""
     with pytest.raises(ConfigError, match="33 entries"):
         pipesim.load(abstract() | {"costs": {"forward": [1, 2, 3]}})
+
+
+def test_recomputation_without_attention_is_helixpipes_own():
+    """As the schedule's option, or as what the training says: the same step."""
+    own = pipesim.simulate(h20(), engine="compiled").metrics
+    said = h20("schedule.recompute=training", "training.recompute=without-attention")
+    assert pipesim.simulate(said, engine="compiled").metrics["step_time_s"] == own["step_time_s"]
+    assert pipesim.simulate(said, engine="compiled").metrics["throughput"] == own["throughput"]
+    assert pipesim.simulate(said, engine="compiled").metrics["memory"] == own["memory"]
+
+
+def test_1f1b_can_recompute_without_attention():
+    """Between nothing and everything, in time and in memory, and with operations of its own."""
+    results = {}
+    for how in ("none", "without-attention", "full"):
+        config = h20("schedule=1f1b", f"training.recompute={how}")
+        metrics = pipesim.simulate(config, engine="compiled").metrics
+        results[how] = (
+            metrics["step_time_s"],
+            -metrics["memory"]["peak_bytes"],
+            metrics["throughput"]["hfu"] / metrics["throughput"]["mfu"],
+        )
+    columns = list(zip(*results.values(), strict=True))
+    assert all(list(column) == sorted(column) and len(set(column)) == 3 for column in columns)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from pipesim.api import plan, simulate_plan
-from pipesim.costs.analytic import CONTEXT_BYTES, NCCL_BYTES
 from pipesim.costs.host import offload_ratio
 from pipesim.errors import ConfigError
 from pipesim.metrics import offload
@@ -41,6 +40,9 @@ COMPUTE_FLOPS, HOST_BYTES_PER_S = 220e12, 15e9
 ALONE = 0.7
 """Part of their time that copies take while none goes the other way, in the paper's scheduler."""
 
+NOTHING_ELSE = {"context_memory": 0, "nccl_memory": 0, "fragmentation": 0}
+"""Memory that is no tensor's."""
+
 MICROBATCHES = 64
 """Enough for the peaks, which are the same with the paper's 64 to 256."""
 
@@ -56,7 +58,7 @@ def config(row, copied=HOST_BYTES_PER_S, **options):
             "sequence": int(row["seq_len"]), "gated_mlp": False, "tied_embeddings": False,
         },
         "cluster": {
-            "gpu": "a100-sxm-80gb", "nodes": ranks // 8, "inter_node": "roce-100",
+            "gpu": "a100-sxm-80gb", "nodes": ranks // 8, "inter_node": "roce-100", **NOTHING_ELSE,
             "host_link": {"bandwidth": copied / ALONE, "duplex": copied},
         },
         "parallelism": {"pipeline": ranks},
@@ -87,9 +89,8 @@ def working_memory(metrics):
     """GB of activations on the fullest rank, with what a layer's backward works in: all that a GPU allocates on top
     of what it holds between steps.
     """
-    outside = CONTEXT_BYTES + NCCL_BYTES
     memory = [rank["memory"] for rank in metrics["ranks"]]
-    return max(each["activations_bytes"] + each["buffers_bytes"] - outside for each in memory) / GB
+    return max(each["activations_bytes"] + each["buffers_bytes"] for each in memory) / GB
 
 
 def label(row):

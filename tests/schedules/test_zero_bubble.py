@@ -11,10 +11,10 @@ import pytest
 from replay import costs, peak_in_flight, replay, spans
 
 from pipesim.engine import compiled
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind
 from pipesim.ir.verify import verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.schedules import Setting, StepCosts, create
 
 DATA = Path(__file__).parents[1] / "data" / "zero_bubble"

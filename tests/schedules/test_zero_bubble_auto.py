@@ -15,10 +15,10 @@ from replay import costs, replay, spans
 
 from pipesim.engine import compiled
 from pipesim.errors import ScheduleError
+from pipesim.ir.connect import connect
 from pipesim.ir.op import Kind
 from pipesim.ir.verify import verify
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.schedules import Setting, StepCosts, create
 
 DATA = Path(__file__).parents[1] / "data" / "zero_bubble"

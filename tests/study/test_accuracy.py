@@ -12,7 +12,7 @@ from pipesim.study.accuracy import Accuracy, Comparison, accuracy, summary
 from pipesim.study.measurements import Measurement, Source, UnknownSourceError, measurements, sources
 
 SOURCE = Source("a-source", "A title", "a citation", "training", "a family", "", (), {})
-KINDS = ("training", "launch-bound", "other")
+KINDS = ("training", "unseen", "launch-bound", "other")
 
 
 def row(value, series="", batch=1, quantity="step_time_s", model="m", **changes):

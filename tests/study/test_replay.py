@@ -9,27 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch_needed import needs_torch
 
 import pipesim
 from pipesim.cli import main
 from pipesim.errors import PipesimError
 from pipesim.interop import torch_runtime
-from pipesim.interop.torch_runtime import TorchError, check_torch
+from pipesim.interop.torch_runtime import TorchError
 from pipesim.study.replay import Replay, replay_all
 from pipesim.study.trace import read_trace
 
 TOLERANCE = 0.05
 
-
-def has_torch() -> bool:
-    try:
-        check_torch()
-    except TorchError:
-        return False
-    return True
-
-
-needs_torch = pytest.mark.skipif(not has_torch(), reason="PyTorch 2.6 or newer is not installed: pip install torch")
 
 HAND_MADE = [
     "0F0,0F1,0F2,0I0,0F3,0I1,0W0,0I2,0W1,0I3,0W2,0W3",

@@ -14,10 +14,10 @@ from pipesim import api
 from pipesim.engine import event
 from pipesim.engine.batch import Batch
 from pipesim.errors import DeadlockError
+from pipesim.ir.connect import connect
 from pipesim.ir.placement import linear
 from pipesim.ir.program import Program
 from pipesim.lowering.bind import bind
-from pipesim.lowering.connect import connect
 from pipesim.lowering.lower import Lowering, lower
 from pipesim.schedules import Setting, create
 from pipesim.study.structure import Structure, StructureCache

@@ -39,6 +39,14 @@ def test_selective_recomputation_adds_the_attention_core(name):
     assert steps.hardware - steps.model == model.layers * 4 * model.sequence**2 * model.hidden
 
 
+def test_recomputation_without_attention_is_what_helixpipes_code_counts():
+    """96 L s h^2 (1 + s/(8h) + V/(16hL)), code-tunnel/Megatron-LM megatron/initialize.py, branch dev."""
+    model = model_from_catalog("gpt3-175b")
+    L, s, h, V = model.layers, model.sequence, model.hidden, model.vocab
+    expected = 96 * L * s * h * h + 12 * L * s * s * h + 6 * s * h * V
+    assert step_flops(model, 2, "without-attention").hardware == 2 * expected
+
+
 def test_flash_attention_leaves_selective_recomputation_nothing_to_repeat():
     model = model_from_catalog("gpt-22b")
     steps = step_flops(model, 1, "selective", flash_attention=True)

@@ -10,6 +10,7 @@ from pipesim.workload.load import model_from_catalog
 from pipesim.workload.memory import (
     bytes_per_parameter,
     head_activations,
+    head_transient,
     layer_activations,
     layer_working_set,
     state_bytes,
@@ -118,10 +119,28 @@ def test_bytes_per_parameter(precision, gradients, total):
     assert each.weights + each.gradients + each.optimizer == total
 
 
-@pytest.mark.parametrize(("zero", "expected"), [(0, 18.0), (1, 6 + 12 / 64), (2, 2 + 16 / 64), (3, 18 / 64)])
+@pytest.mark.parametrize(("zero", "expected"), [(0, 18.0), (1, 6 + 12 / 64), (2, 2 + 16 / 64), (3, 16 / 64)])
 def test_zero_stages_shard_optimizer_then_gradients_then_weights(zero, expected):
     state = state_bytes(1.0, Training(zero=zero), 64)
     assert state.weights + state.gradients + state.optimizer == expected
+
+
+def test_recomputation_without_attention_leaves_4_sbh_and_statistics():
+    """The layer's input, the core's output and, in FlashAttention, an fp32 statistic per query and head."""
+    model, training = (
+        model_from_catalog("gpt3-175b"),
+        replace(EAGER, recompute="without-attention", flash_attention=True),
+    )
+    shard = Shard(tensor=8, sequence_parallel=True)
+    expected = (4 * model.sequence * model.hidden + 4 * model.sequence * model.heads) / 8
+    assert layer_activations(model, False, training, shard) == expected
+
+
+def test_recomputation_without_attention_keeps_scores_where_there_is_no_flash_attention():
+    """5 a s^2 b: the core is not repeated, so softmax, mask and dropped scores stay."""
+    model, training = model_from_catalog("gpt-22b"), replace(EAGER, recompute="without-attention")
+    once, scores = model.sequence * model.hidden, model.heads * model.sequence**2
+    assert layer_activations(model, False, training, Shard()) == 4 * once + 5 * scores
 
 
 def test_pointwise_recomputation_leaves_20_sbh():
@@ -147,3 +166,21 @@ def test_pointwise_recomputation_of_gated_layers_keeps_both_branches():
     none, pointwise = (Training(recompute=how) for how in ("none", "pointwise"))
     saved = layer_activations(model, False, none, Shard()) - layer_activations(model, False, pointwise, Shard())
     assert saved == model.sequence * (2 * 2 * model.hidden + 2 * model.ffn)
+
+
+def test_a_loss_op_by_op_works_in_fp32_arrays_of_the_logits():
+    """Two beside the log-softmax, three where the vocabulary is split; fused: gradients of logits and projection."""
+    model = model_from_catalog("llama-3-8b")
+    logits, projection = model.sequence * model.vocab, model.hidden * model.vocab
+    fused, separate = Training(), Training(fused_loss=False)
+    assert head_transient(model, fused, Shard()) == 2 * logits + 2 * projection
+    assert head_transient(model, separate, Shard()) == 8 * logits
+    assert head_transient(model, separate, Shard(tensor=8)) == 12 * logits / 8
+
+
+def test_fp8_keeps_what_only_products_read_in_one_byte():
+    """Of GPT's 32 s b h without dropout: norm outputs 4 to 2, activation output 8 to 4, attention's copy 1 more."""
+    model = replace(model_from_catalog("gpt3-175b"), dropout=False)
+    statistics = 4 * model.sequence * model.heads
+    bf16, fp8 = (layer_working_set(model, False, Training(precision=each), Shard()) for each in ("bf16", "fp8"))
+    assert (bf16 - statistics, fp8 - statistics) == tuple(n * model.sequence * model.hidden for n in (32, 27))

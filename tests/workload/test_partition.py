@@ -42,6 +42,34 @@ def test_an_explicit_partition_is_kept():
     assert partition(10, 4, [1, 4, 4, 1]) == (1, 4, 4, 1)
 
 
+def test_ends_short_is_one_layer_less_at_both_ends():
+    """126 layers on 16 stages (Llama 3), and the smallest there are."""
+    assert partition(126, 16, "ends-short") == (7, *(8,) * 14, 7)
+    assert partition(10, 4, "ends-short") == (2, 3, 3, 2)
+    assert partition(2, 2, "ends-short") == (1, 1)
+    assert partition(2, 4, "ends-short") == (0, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "stages", "allowed"),
+    [
+        (96, 12, "stages that divide 98, layers plus two: 2, 7, 14, 49, 98; 94 or 106 layers on 12 stages"),
+        (3, 4, "stages that divide 5, layers plus two: 5; 2 or 6 layers on 4 stages"),
+        (1, 4, "stages that divide 3, layers plus two: 3; 2 layers on 4 stages"),
+        (6, 1, "stages that divide 8, layers plus two: 2, 4, 8"),
+    ],
+)
+def test_ends_short_needs_stages_that_divide_two_more_layers(layers, stages, allowed):
+    """The error has the numbers of stages and of layers that would do."""
+    with pytest.raises(ConfigError) as error:
+        partition(layers, stages, "ends-short")
+    assert [problem.allowed for problem in error.value.problems] == [allowed]
+
+
+def test_even_is_the_default():
+    assert partition(126, 16, "even") == partition(126, 16)
+
+
 def test_more_stages_than_layers_are_refused_with_the_largest_number_that_would_do():
     with pytest.raises(ConfigError, match="at most 4 stages"):
         partition(4, 5)

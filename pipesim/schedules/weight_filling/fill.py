@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipesim.ir.op import Kind
+from pipesim.jit import jit
 
 RANK = np.dtype(
     [
@@ -35,7 +35,7 @@ _F, _I, _W = int(Kind.F), int(Kind.I), int(Kind.W)
 _NEVER = np.iinfo(np.int64).max // 4
 
 
-@njit(cache=True)
+@jit
 def build(
     ranks: Any,
     kinds: NDArray[np.int8],
@@ -73,7 +73,7 @@ def build(
     return True
 
 
-@njit(cache=True)
+@jit
 def _reset(ranks: Any, count: int) -> None:
     for r in range(len(ranks)):
         rank = ranks[r]
@@ -81,13 +81,13 @@ def _reset(ranks: Any, count: int) -> None:
         rank.forwards, rank.inputs, rank.weights = 0, 0, 0
 
 
-@njit(cache=True)
+@jit
 def _warm_up(ranks: Any, r: int, kinds: NDArray[np.int8], end: NDArray[np.int64], hop: int, patience: float) -> None:
     while ranks[r].forwards < ranks[r].warmup and _has_input(ranks, r):
         _forward(ranks, r, kinds, end, hop, patience)
 
 
-@njit(cache=True)
+@jit
 def _keep_promise(
     ranks: Any, r: int, i: int, kinds: NDArray[np.int8], end: NDArray[np.int64], hop: int, patience: float
 ) -> None:
@@ -99,7 +99,7 @@ def _keep_promise(
         _forward(ranks, r, kinds, end, hop, patience)
 
 
-@njit(cache=True)
+@jit
 def _run_ahead(
     ranks: Any,
     r: int,
@@ -122,18 +122,18 @@ def _run_ahead(
         _forward(ranks, r, kinds, end, hop, patience)
 
 
-@njit(cache=True)
+@jit
 def _has_input(ranks: Any, r: int) -> bool:
     """Whether the rank above has placed the forward that the next one here needs."""
     return r == 0 or ranks[r - 1].forwards > ranks[r].forwards
 
 
-@njit(cache=True)
+@jit
 def _forward_arrival(ranks: Any, r: int, end: NDArray[np.int64], hop: int) -> int:
     return end[0, r - 1, ranks[r].forwards] + hop if r > 0 else 0
 
 
-@njit(cache=True)
+@jit
 def _make_room(rank: Any, kinds: NDArray[np.int8]) -> bool:
     """Run W until one more forward fits in memory; False when that does not help."""
     while _held(rank) + rank.whole > rank.capacity:
@@ -143,13 +143,13 @@ def _make_room(rank: Any, kinds: NDArray[np.int8]) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit
 def _held(rank: Any) -> float:
     held: float = (rank.forwards - rank.inputs) * rank.whole + (rank.inputs - rank.weights) * rank.part
     return held
 
 
-@njit(cache=True)
+@jit
 def _fill(rank: Any, kinds: NDArray[np.int8], arrival: int, latest: int, patience: float) -> None:
     """Run W while waiting for an op whose input comes at ``arrival`` and that should start by ``latest``."""
     while rank.weights < rank.inputs and rank.clock + rank.weight_grad <= arrival:
@@ -161,7 +161,7 @@ def _fill(rank: Any, kinds: NDArray[np.int8], arrival: int, latest: int, patienc
         rank.clock = arrival
 
 
-@njit(cache=True)
+@jit
 def _rather_late(rank: Any, arrival: int, latest: int, patience: float) -> bool:
     """Whether to start a W that ends after ``arrival``: the rank has no time left to wait, or it does no harm."""
     gap = arrival - rank.clock
@@ -171,7 +171,7 @@ def _rather_late(rank: Any, arrival: int, latest: int, patience: float) -> bool:
     return harmless and gap >= patience * rank.weight_grad
 
 
-@njit(cache=True)
+@jit
 def _forward(ranks: Any, r: int, kinds: NDArray[np.int8], end: NDArray[np.int64], hop: int, patience: float) -> None:
     rank = ranks[r]
     _fill(rank, kinds, _forward_arrival(ranks, r, end, hop), _NEVER, patience)
@@ -181,7 +181,7 @@ def _forward(ranks: Any, r: int, kinds: NDArray[np.int8], end: NDArray[np.int64]
     _write(rank, kinds, _F)
 
 
-@njit(cache=True)
+@jit
 def _input_grad(ranks: Any, r: int, kinds: NDArray[np.int8], end: NDArray[np.int64]) -> None:
     rank = ranks[r]
     rank.clock += rank.input_grad
@@ -190,14 +190,14 @@ def _input_grad(ranks: Any, r: int, kinds: NDArray[np.int8], end: NDArray[np.int
     _write(rank, kinds, _I)
 
 
-@njit(cache=True)
+@jit
 def _weight_grad(rank: Any, kinds: NDArray[np.int8]) -> None:
     rank.clock += rank.weight_grad
     rank.weights += 1
     _write(rank, kinds, _W)
 
 
-@njit(cache=True)
+@jit
 def _write(rank: Any, kinds: NDArray[np.int8], kind: int) -> None:
     kinds[rank.cursor] = kind
     rank.cursor += 1

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipesim.ir.op import Kind
+from pipesim.jit import jit
 
 _F, _I = int(Kind.F), int(Kind.I)
 _REACH = 5
@@ -20,7 +20,7 @@ _MAX_WEIGHT = 50
 """The worst rank counts this much more than the sum over ranks, which tells moves on a plateau apart."""
 
 
-@njit(cache=True)
+@jit
 def polish(
     ranks: Any,
     kinds: NDArray[np.int8],
@@ -59,7 +59,7 @@ def polish(
     return best
 
 
-@njit(cache=True)
+@jit
 def _move(row: NDArray[np.int8]) -> bool:
     """Move a random op by a few places; False if that changes nothing."""
     source = np.random.randint(len(row))
@@ -75,7 +75,7 @@ def _move(row: NDArray[np.int8]) -> bool:
     return not same
 
 
-@njit(cache=True)
+@jit
 def _is_allowed(rank: Any, row: NDArray[np.int8]) -> bool:
     """Whether no I precedes its F, no W its I, and memory suffices."""
     forwards, inputs, weights = 0, 0, 0
@@ -92,7 +92,7 @@ def _is_allowed(rank: Any, row: NDArray[np.int8]) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit
 def _cost(ranks: Any, kinds: NDArray[np.int8], end: NDArray[np.int64], goal: NDArray[np.int64], hop: int) -> int:
     """How late the ranks end, the worst one weighted most; -1 if they wait for each other forever."""
     if not _replay(ranks, kinds, end, hop):
@@ -105,7 +105,7 @@ def _cost(ranks: Any, kinds: NDArray[np.int8], end: NDArray[np.int64], goal: NDA
     return _MAX_WEIGHT * worst + total
 
 
-@njit(cache=True)
+@jit
 def _replay(ranks: Any, kinds: NDArray[np.int8], end: NDArray[np.int64], hop: int) -> bool:
     """Run every op as early as the order allows; False on a deadlock."""
     count, done = kinds.size, 0
@@ -123,7 +123,7 @@ def _replay(ranks: Any, kinds: NDArray[np.int8], end: NDArray[np.int64], hop: in
     return True
 
 
-@njit(cache=True)
+@jit
 def _advance(ranks: Any, r: int, row: NDArray[np.int8], end: NDArray[np.int64], hop: int) -> int:
     """Run ops of rank r until one lacks its input; how many were run."""
     rank = ranks[r]

@@ -15,7 +15,7 @@ from pipesim.ir.graph import COMPUTE, NO_MESSAGE, OpGraph, Stream
 from pipesim.ir.op import Kind, is_any
 from pipesim.ir.program import Program
 from pipesim.ir.rules import ROLE_KINDS, RULES, Role, Rule
-from pipesim.lowering.waits import NOWHERE, Nodes, Waits
+from pipesim.ir.waits import NOWHERE, Nodes, Waits
 
 Mask = NDArray[np.bool_]
 

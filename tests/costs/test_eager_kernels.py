@@ -1,0 +1,40 @@
+"""Kernels that nobody fused move the bytes that their ops read and write."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipesim.costs.kernels import layer_kernels
+from pipesim.workload.load import model_from_catalog
+from pipesim.workload.shard import Shard
+from pipesim.workload.training import Training
+
+LLAMA = replace(model_from_catalog("llama-3-8b"), sequence=4096)
+GPT = model_from_catalog("gpt-22b")
+TOKENS = 4096
+ROTATED = 4096 + 2 * 1024
+
+
+def kernels(model, fused):
+    return layer_kernels(model, Training(fused_kernels=fused), Shard(), False)
+
+
+def test_a_forward_of_llama_op_by_op():
+    """Per hidden unit two norms of 36 bytes and two sums of 6; 20 to rotate; 10 per unit of the gated block."""
+    expected = TOKENS * (4096 * (2 * 36 + 2 * 6) + 20 * ROTATED + 10 * 14336)
+    assert kernels(LLAMA, False).forward().moved_bytes == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_backward_of_llama_op_by_op():
+    """Norms 92 and the sum of both branches 6; 20 to rotate back; 18 per unit of the gated block."""
+    expected = TOKENS * (4096 * 2 * (92 + 6) + 20 * ROTATED + 18 * 14336)
+    assert kernels(LLAMA, False).input_grad().moved_bytes == pytest.approx(expected, rel=1e-12)
+
+
+def test_layer_norm_and_gelu_are_one_kernel_anyway():
+    """Only dropout and the sum with the residual, fused 7 bytes per unit with its mask, are two kernels: 5 and 6."""
+    apart, fused = kernels(GPT, False).forward(), kernels(GPT, True).forward()
+    assert apart.kernels == fused.kernels + 2
+    assert apart.moved_bytes - fused.moved_bytes == pytest.approx(2 * 4 * 2048 * GPT.hidden, rel=1e-12)
