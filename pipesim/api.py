@@ -179,7 +179,8 @@ def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline,
         notes.append(f"not extrapolated: {found}, so that all micro-batches were simulated")
     _check_events(plan, engine)
     timeline, more = run_engine(plan.graph(), plan, engine)
-    return *_metrics(timeline, plan), timeline, [*notes, *more]
+    metrics, costs = _metrics(timeline, plan)
+    return metrics, costs, timeline, [*notes, *more, *_offload_notes(metrics, plan)]
 
 
 def _check_events(plan: Plan, engine: str) -> None:
@@ -218,6 +219,19 @@ def _with_offload(metrics: dict[str, Any], timeline: Timeline, plan: Plan) -> di
     return {**metrics, "memory": memory, "offload": section}
 
 
+def _offload_notes(metrics: dict[str, Any], plan: Plan) -> list[str]:
+    """Offloading that was asked for and does not take place."""
+    if plan.schedule.offloading is None or metrics["offload"] is not None:
+        return []
+    from pipesim.metrics.offload import shortest_round_trip
+
+    trip_s = shortest_round_trip(plan.costs)
+    takes = f"a copy out and back takes {trip_s:.3g}{'' if plan.work is None else ' s'} or more, and "
+    return [
+        f"nothing is offloaded: {takes if trip_s else ''}no activation is held long enough to be copied out and back"
+    ]
+
+
 def _extrapolate(plan: Plan, engine: str) -> Extrapolation | str:
     """The summary of the whole step from shorter ones, or why there is none."""
     from pipesim.extrapolation import extrapolate
@@ -236,7 +250,11 @@ def _extrapolate(plan: Plan, engine: str) -> Extrapolation | str:
         lambda graph: run_engine(graph, plan, engine)[0],
         lambda timeline: summarize(timeline, plan.costs),
     )
-    return found if found is not None else "no steady state was found"
+    if found is not None:
+        return found
+    if plan.program().has_updates:
+        return "without a flush the steady rate is what more micro-batches would bring"
+    return "no steady state was found"
 
 
 def run_engine(graph: OpGraph, plan: Plan, engine: str) -> tuple[Timeline, list[str]]:

@@ -52,7 +52,7 @@ def decided(config: ClusterConfig, schedule: Schedule) -> tuple[ClusterConfig, l
     if found.missing > 0:
         notes.append(
             f"no partition of the layers was found to fit in memory; the one taken lacks least, about "
-            f"{format_bytes(found.missing)} on the fullest rank"
+            f"{format_bytes(found.missing * (1 + costs.fragmentation))} on the fullest rank"
         )
     pieces = np.diff(found.cuts)
     pieces[[0, -1]] -= 1 if len(pieces) > 1 else 2

@@ -143,6 +143,17 @@ def test_shared_links_are_not_extrapolated():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "reason"),
+    [("pipedream", "without a flush"), ({"name": "pipe-offload"}, "copies to the host share links")],
+)
+def test_what_is_not_extrapolated_says_why(schedule, reason):
+    """A steady rate needs no extrapolation; copies to the host meet others."""
+    pipeline, simulation = {"ranks": 4, "microbatches": 40}, {"extrapolate": True}
+    result = api.simulate({"pipeline": pipeline, "simulation": simulation, "schedule": schedule})
+    assert reason in result.metrics["warnings"][0]
+
+
+@pytest.mark.parametrize(
     "schedule",
     [
         {"name": "zb-auto"},

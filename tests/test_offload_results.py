@@ -11,6 +11,7 @@ from matplotlib.text import Text
 import pipesim
 from pipesim.cli import main
 from pipesim.engine import event
+from pipesim.errors import ConfigError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pipe_offload_a100.yaml"
 FEW = "training.global_batch=16"
@@ -104,6 +105,31 @@ def test_a_wrong_switch_is_named(capsys):
     assert "cluster.gpus_per_switch: does not fit" in said
     assert "cluster.host_link.bandwith: unknown key" in said
     assert "training.zero" in said
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_offloading_that_does_not_take_place_is_told(ranks):
+    """One rank goes back at once; on four, copies that take a hundred times as long as computing fit nowhere."""
+    slow = {**ABSTRACT, "pipeline": {"ranks": ranks, "microbatches": 8}}
+    slow["costs"] = {**ABSTRACT["costs"], "offload": 300}
+    metrics = pipesim.simulate(slow).metrics
+    assert metrics["offload"] is None
+    assert "nothing is offloaded: a copy out and back takes 150 or more" in metrics["warnings"][0]
+    assert pipesim.simulate(ABSTRACT).metrics["warnings"] == []
+
+
+def test_waiting_for_copies_is_counted():
+    """Twice as slow as computing: the step is longer, and not by more than ranks wait for copies or for each other."""
+    slow = {**ABSTRACT, "pipeline": {"ranks": 4, "microbatches": 64}}
+    slow["costs"] = {**ABSTRACT["costs"], "offload": 6}
+    full = {"name": "pipe-offload", "offload": "full"}
+    plain = pipesim.simulate({**slow, "schedule": {"name": "pipe-offload", "offload": "none"}}).metrics
+    waits = pipesim.simulate({**slow, "schedule": {**full, "overload": "wait"}}).metrics
+    longer = waits["step_time_s"] - plain["step_time_s"]
+    assert longer > 0
+    assert 0.25 * longer < waits["offload"]["waited_s"] < longer  # the mean: a rank's wait is also its neighbours'
+    with pytest.raises(ConfigError, match="with overload: wait"):
+        pipesim.simulate({**slow, "schedule": full})
 
 
 def test_gis_offloads_too():

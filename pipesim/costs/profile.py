@@ -209,7 +209,8 @@ def _per_stage(profile: Profile, stages: int, layers_per_stage: Sequence[int] | 
         order = _positions(profile.keys, [str(stage) for stage in range(stages)], "stage", source)
         return {name: values[order] for name, values in profile.columns.items()}
     if layers_per_stage is None:
-        raise ConfigError([Problem(_PATH, "is per layer, but the model's layers are not known")], source)
+        message = "is per layer, but the stages of this schedule are parts of layers"
+        raise ConfigError([Problem(_PATH, message, None, f"a row for each of the stages 0 to {stages - 1}")], source)
     layers = [str(layer) for layer in range(sum(layers_per_stage))]
     ends = [end for end in _ENDS if end in profile.keys]
     order = _positions(profile.keys, layers + ends, "layer", source)

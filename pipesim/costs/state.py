@@ -15,6 +15,9 @@ from pipesim.workload.parameters import Count
 from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
+CROWDING = {"inside a node": 0.15, "between nodes": 0.02}
+"""Share of the GPU that a collective beside computing takes from it (calculon-ai/calculon systems)."""
+
 Call = tuple[Operation, float, Group]
 """A collective: what, on how many bytes, among whom."""
 
@@ -72,6 +75,18 @@ class StateCosts:
     def unshard_seconds(self, held: Stage) -> float:
         """Gathering the weights that ZeRO updated (stages 1 and 2) or keeps (3) in pieces."""
         return sum(self.collectives.seconds(*each) for each in self._gathers(held))
+
+    def crowding_seconds(self, held: Stage) -> tuple[float, float]:
+        """By how much gathering and reducing beside computing slow down the forward and the backward of one
+        micro-batch: fully sharded, with one stage per rank, where they go on most of the time.
+        """
+        training, layout = self.training, self.layout
+        if training.zero < 3 or layout.pipeline > 1:
+            return 0.0, 0.0
+        price = CROWDING["between nodes" if self.leaves_node(held) else "inside a node"]
+        gathering = price * self.unshard_seconds(held)
+        microbatches = max(training.global_batch // (training.micro_batch * layout.data), 1)
+        return gathering, gathering + price * self.reduce_seconds(held) / microbatches
 
     def leaves_node(self, held: Stage) -> bool:
         """Whether any of the stage's replicas are on different nodes."""

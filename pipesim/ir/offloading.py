@@ -10,7 +10,9 @@ class Offloading(NamedTuple):
 
     ``share``: part of each rank's activations, those that live longest. ``alternating``: every second slot of the
     copy stream is for one direction, as PipeOffload's released scheduler has it; otherwise slots are used as needed.
+    ``may_wait``: the step waits for copies that take longer than computing; otherwise they are refused.
     """
 
     share: float
     alternating: bool = False
+    may_wait: bool = False

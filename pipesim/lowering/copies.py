@@ -149,12 +149,17 @@ def plan_copies(stays: Stays, rule: Rule) -> Copies:
 
 
 def _slots(stays: Stays, step: int, rule: Rule) -> Slots:
-    """Both directions from a little before the first activation is due until a little after the last is made."""
+    """Both directions from a little before the first activation is due until a little after the last is made.
+
+    Alternating slots are for both directions until the end, as the released scheduler shortens those of the warm-up
+    alone.
+    """
     quick = max(1, int(np.ceil(step * rule.alone)))
     if quick == step:
         return Slots(step, step, int(rule.shift * step), 0)
     first = int(stays.due.min()) - int((2 - rule.shift) * step)
-    return Slots(step, quick, first, max(0, -((first - int(stays.made.max()) - 2 * step) // step)))
+    busy_until = int(stays.due.max() if rule.alternating else stays.made.max()) + 2 * step
+    return Slots(step, quick, first, max(0, -((first - busy_until) // step)))
 
 
 _WIDENINGS = 20

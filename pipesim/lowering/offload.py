@@ -9,7 +9,8 @@ times of the step without them (`pipesim.lowering.copies`), and then said in dep
 - copies of one direction on one PCIe switch take turns in the planned order.
 
 So no op starts later than without copies, as long as everything takes as long as planned; and whatever happens to
-times, a rank never holds more activations than planned.
+times, a rank never holds more activations than planned. Copies that take longer than computing are refused, or planned
+as if they kept up, so that the step then waits for them.
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ class Copied(NamedTuple):
         """Some of them."""
         return Copied(self.out[chosen], self.back[chosen], self.size[chosen])
 
+    def hurried(self, factor: float) -> Copied:
+        """Copies that are so many times as fast."""
+        out, back = (np.rint(each / factor).astype(np.int64) for each in (self.out, self.back))
+        return Copied(out, back, self.size)
+
 
 @dataclass(frozen=True, eq=False)
 class Planned:
@@ -122,7 +128,10 @@ def plan_offload(graph: OpGraph, costs: Costs, offloading: Offloading) -> Offloa
     copied = Copied.of(planned, held, costs)
     worth = _long_enough(planned, held, copied)
     held, copied = held.select(worth), copied.select(worth)
-    _refuse_overload(planned, held, copied, host, offloading.share)
+    load = _load(planned, held, copied, host)
+    if load > 1 and not offloading.may_wait:
+        raise _overload(load, offloading.share)
+    copied = copied.hurried(load)
     effects = activation_effects(graph, costs.sizes, costs.variants)
     parts = [
         _plan_switch(planned, held.select(members), copied.select(members), host.alone, effects, offloading)
@@ -175,20 +184,23 @@ def _long_enough(planned: Planned, held: Held, copied: Copied) -> Nodes:
     return np.flatnonzero(stay > copied.out + copied.back)
 
 
-def _refuse_overload(planned: Planned, held: Held, copied: Copied, host: HostCopies, share: float) -> None:
-    """In the long run, copies must take no longer than the slowest rank computes."""
+def _load(planned: Planned, held: Held, copied: Copied, host: HostCopies) -> float:
+    """How long copies take, over what the slowest rank computes; at least 1, which is as much as they may take."""
     graph = planned.graph
     busy = int(graph.per_rank(graph.duration[: graph.compute_nodes]).max(initial=0))
     out, back = (np.bincount(held.rank, each, graph.ranks) for each in (copied.out, copied.back))
     by_switch = [np.bincount(host.switch, each) for each in (out, back)]
-    load = max(float((out + back).max(initial=0)), *(float(each.max(initial=0)) for each in by_switch))
-    if load > busy * (1 + 1e-6):
-        most = np.floor(100 * share * busy / load) / 100
-        raise ScheduleError(
-            f"copying a share of {share:.3g} of the activations to the host and back takes {load / busy:.3g} times as "
-            f"long as computing, so that it cannot be hidden; a share of {most:.2f} can, "
-            f"or links to the host that are {load / busy:.3g} times as fast"
-        )
+    copying = max(float((out + back).max(initial=0)), *(float(each.max(initial=0)) for each in by_switch))
+    return copying / busy if copying > busy * (1 + 1e-6) else 1.0
+
+
+def _overload(load: float, share: float) -> ScheduleError:
+    most = np.floor(100 * share / load) / 100
+    return ScheduleError(
+        f"copying a share of {share:.3g} of the activations to the host and back takes {load:.3g} times as long as "
+        f"computing, so that it cannot be hidden; a share of {most:.2f} can, or links to the host that are {load:.3g} "
+        f"times as fast; with overload: wait, the step waits for the copies"
+    )
 
 
 class Part(NamedTuple):

@@ -63,7 +63,7 @@ def _charts(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
     unit = time_unit(runs[0].metrics) or numbers.time_unit(last)
     for ax, run in zip(axes, runs, strict=True):
         start = float(run.frame["start_s"].min())
-        gantt(run.frame, ax, legend=False, time_unit=unit)
+        gantt(run.frame, ax, lanes=("compute",), legend=False, time_unit=unit)
         ax.set_xlim(start, start + last)
         _name(ax, run, runs[0], unit)
         ax.set_ylabel("rank", fontsize=8, color=INK)

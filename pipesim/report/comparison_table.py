@@ -10,6 +10,7 @@ from pipesim.units import format_bytes, format_seconds
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "label": ("plan", str),
     "step_time_s": ("step time", format_seconds),
+    "microbatch_s": ("per micro-batch", format_seconds),
     "speedup": ("speed", lambda x: f"{x:.3f}x"),
     "bubble_fraction": ("bubble fraction", lambda x: f"{x:.2%}"),
     "bubble_overhead": ("bubble overhead", lambda x: f"{x:.2%}"),

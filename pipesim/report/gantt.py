@@ -35,7 +35,7 @@ def gantt(
     frame: pd.DataFrame,
     ax: Axes | None = None,
     *,
-    lanes: Sequence[str] | Literal["all"] = (COMPUTE,),
+    lanes: Sequence[str] | Literal["all"] | None = None,
     memory: pd.DataFrame | None = None,
     capacity_bytes: float | None = None,
     critical_path: Sequence[int] | Sequence[Steps] | None = None,
@@ -51,7 +51,8 @@ def gantt(
 
     Args:
         frame: one row per op: rank, resource, kind, stage, microbatch, start_s, end_s; route and pair if any.
-        lanes: resources to draw per rank, or ``"all"``; the compute lane is the high one.
+        lanes: resources to draw per rank, or ``"all"``; the compute lane is the high one. By default it is drawn with
+            the second engine and the copies to the host, where there are any.
         memory: rank, time_s, category, bytes; drawn underneath on the same time axis.
         capacity_bytes: a line in the memory plot.
         critical_path: row positions of ``frame``, or (rank, start_s, end_s) triples, in order of time.

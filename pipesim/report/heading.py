@@ -47,14 +47,20 @@ def _schedule(schedule: Any) -> str:
     return f"{schedule.get('name', '')}" + (f" ({', '.join(options)})" if options else "")
 
 
-def _microbatches(config: Config) -> str:
-    """Micro-batches per step of one replica."""
+def microbatches(config: Config) -> int:
+    """Micro-batches per step of one replica; 0 where a config does not tell."""
     training, pipeline = config.get("training") or {}, config.get("pipeline") or {}
     count = pipeline.get("microbatches")
     batch, size = training.get("global_batch"), training.get("micro_batch")
     if count is None and batch and size:
         count = batch // (size * (config.get("parallelism") or {}).get("data", 1))
-    if count is None:
+    return int(count or 0)
+
+
+def _microbatches(config: Config) -> str:
+    training = config.get("training") or {}
+    count, size = microbatches(config), training.get("micro_batch")
+    if not count:
         return ""
     return f"{count} micro-batch{'es' if count != 1 else ''}" + (f" of {size}" if size else "") + _lengths(training)
 

@@ -22,8 +22,11 @@ PADDING, LEADING = 2.4, 1.2
 ROUNDING = 1e-6
 """Points by which equally large boxes may differ because corners are rounded."""
 
-ENOUGH = 0.9
+ENOUGH = 0.8
 """Share of a kind's numbers that must fit for any of them to be drawn: single digits alone would mislead."""
+
+STEPS = 4
+"""Boxes of one kind that are wider by up to the STEPS-th root of two count as equally wide."""
 
 _FONT = FontProperties(family="DejaVu Sans")
 """Comes with Matplotlib, so that pictures are alike everywhere; its digits are all equally wide."""
@@ -57,18 +60,20 @@ def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np
     asking = boxes.label >= 0
     if not asking.any():
         return size, fits
-    outlines = np.array([text_size(str(n)) for n in range(int(boxes.label.max()) + 1)])
-    text = outlines[np.maximum(boxes.label, 0)]
+    outlines = np.array([text_size("0" * digits) for digits in range(1, len(str(int(boxes.label.max()))) + 1)])
+    text = outlines[np.char.str_len(np.maximum(boxes.label, 0).astype(str)) - 1]
     limit = np.minimum((width - PADDING) / text[:, 0], (height - LEADING) / text[:, 1])
     whole = height > 0.7 * height[asking].max()
     for group in (asking & whole, asking & ~whole):
         if group.any():
             size[group] = np.clip(np.quantile(limit[group], 0.05), SMALLEST, LARGEST)
-            fits[group] = _legible(boxes.style[group], (limit >= size - ROUNDING)[group])
+            fits[group] = _legible(boxes.style[group], width[group], (limit >= size - ROUNDING)[group])
     return size, fits
 
 
-def _legible(style: NDArray[np.int64], fits: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Take back the numbers of kinds of which not enough fit."""
+def _legible(style: NDArray[np.int64], width: Floats, fits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Take back the numbers of boxes of one kind and about one width of which not enough fit."""
+    steps = np.rint(STEPS * np.log2(np.maximum(width, SMALLEST))).astype(np.int64)
+    style = np.unique(np.stack([style, steps]), axis=1, return_inverse=True)[1].ravel()
     enough = np.bincount(style, fits) >= ENOUGH * np.bincount(style)
     return np.asarray(fits & enough[style], np.bool_)

@@ -14,6 +14,9 @@ from pipesim.errors import PipesimError, nearest
 
 COMPUTE = "compute"
 
+WORKING = (COMPUTE, "update", "host")
+"""Resources on which a rank does what its schedule is about: ops, on two engines or one, and copies to the host."""
+
 COLUMNS = ("rank", "resource", "kind", "stage", "microbatch", "start_s", "end_s")
 """What a timeline must have; ``route`` (0) and ``pair`` (-1) may be left out."""
 
@@ -60,14 +63,16 @@ def lay_out(ranks: NDArray[np.int64], resources: Sequence[str]) -> Lanes:
     return Lanes(ranks, tuple(resources), top, top + heights)
 
 
-def choose_resources(frame: pd.DataFrame, lanes: Sequence[str] | Literal["all"]) -> list[str]:
-    """The resources to draw: as asked for, or compute and then every other one that a rank owns.
+def choose_resources(frame: pd.DataFrame, lanes: Sequence[str] | Literal["all"] | None) -> list[str]:
+    """The resources to draw: as asked for, all that a rank owns, or by default those that work; compute first.
 
     Raises:
         PipesimError: a resource is asked for that the timeline does not have.
     """
     owned = frame.loc[frame["rank"] >= 0, "resource"].unique()
     present = sorted(map(str, owned), key=lambda name: (name != COMPUTE, name))
+    if lanes is None:
+        return [name for name in WORKING if name in present or name == COMPUTE]
     if isinstance(lanes, str):
         lanes = present if lanes == "all" else (lanes,)
     for name in lanes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,11 @@ Copies = Literal["packed", "alternating"]
 
 COPIES_HELP = "packed: slots of the link as needed; alternating: one each way in turn, as released"
 
+Overload = Literal["refuse", "wait"]
+"""What happens where copies take longer than computing: an error with the numbers, or a longer step."""
+
+OVERLOAD_HELP = "copies that take longer than computing: refuse them, or let the step wait"
+
 
 @dataclass(frozen=True)
 class GroupedInterleaved(Schedule):
@@ -47,6 +52,7 @@ class GroupedInterleaved(Schedule):
     group_size: int | None = option(None, "micro-batches per group, at most P")
     offload: Offload = option("none", "activations that go to host memory: none, half of the chunks, full, or a share")
     copies: Copies = option("packed", COPIES_HELP)
+    overload: Overload = option("refuse", OVERLOAD_HELP)
     optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
@@ -62,7 +68,7 @@ class GroupedInterleaved(Schedule):
     @property
     def offloading(self) -> Offloading | None:
         """Half means ceil(V/2) of the V chunks."""
-        return offloading_of(self.offload, self.copies, self.chunks)
+        return offloading_of(self)
 
     def placement(self, ranks: int) -> Placement:
         """Stage s on rank s mod P."""
@@ -148,11 +154,36 @@ def check_offload(name: str, offload: Offload) -> None:
     require(0 <= share <= 1, f"{name}: offload must be none, half, full, or a share from 0 to 1, found {offload}")
 
 
-def offloading_of(offload: Offload, copies: Copies, chunks: int) -> Offloading | None:
-    """What the options mean for ``chunks`` chunks; half is rounded up to whole chunks."""
+class Offloads(Protocol):
+    """The options of a schedule whose activations may go to host memory."""
+
+    @property
+    def chunks(self) -> int:
+        """Stages per rank."""
+        ...
+
+    @property
+    def offload(self) -> Offload:
+        """What leaves."""
+        ...
+
+    @property
+    def copies(self) -> Copies:
+        """Which slots copies use."""
+        ...
+
+    @property
+    def overload(self) -> Overload:
+        """What happens to copies that take longer than computing."""
+        ...
+
+
+def offloading_of(schedule: Offloads) -> Offloading | None:
+    """What the options mean; half is rounded up to whole chunks."""
+    chunks, offload = schedule.chunks, schedule.offload
     named = {"none": 0.0, "half": math.ceil(chunks / 2) / chunks, "full": 1.0}
     share = named[offload] if isinstance(offload, str) else float(offload)
-    return Offloading(share, copies == "alternating") if share else None
+    return Offloading(share, schedule.copies == "alternating", schedule.overload == "wait") if share else None
 
 
 def rank_order(rank: int, ranks: int, microbatches: int, chunks: int, group: int) -> Ops:

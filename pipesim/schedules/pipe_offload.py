@@ -18,8 +18,10 @@ from pipesim.schedules.base import Optimizer, Schedule, Setting, Theory, optimiz
 from pipesim.schedules.grouped_interleaved import (
     CITATION,
     COPIES_HELP,
+    OVERLOAD_HELP,
     Copies,
     Offload,
+    Overload,
     check_offload,
     offloading_of,
     rank_order,
@@ -45,6 +47,7 @@ class PipeOffload(Schedule):
     chunks: int = option(2, "stages per rank")
     offload: Offload = option("half", "activations that go to host memory: none, half of the chunks, full, or a share")
     copies: Copies = option("packed", COPIES_HELP)
+    overload: Overload = option("refuse", OVERLOAD_HELP)
     optimizer: Optimizer = optimizer_option()
 
     def check(self, ranks: int, microbatches: int) -> None:
@@ -63,7 +66,7 @@ class PipeOffload(Schedule):
     @property
     def offloading(self) -> Offloading | None:
         """Half means ceil(V/2) of the V chunks."""
-        return offloading_of(self.offload, self.copies, self.chunks)
+        return offloading_of(self)
 
     def program(self, setting: Setting) -> Program:
         """All ranks, as arrays."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pipesim.errors import ConfigError, PipesimError
+from pipesim.report.heading import microbatches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +40,23 @@ class Plan:
         metrics = self.result.metrics if self.result is not None else None
         return {"label": self.label, "metrics": metrics, "error": self.error}
 
-    def row(self, first_step_s: float | None) -> dict[str, Any]:
-        """The numbers of a comparison; ``None`` where there is none."""
+    @property
+    def flushed(self) -> bool:
+        """Whether every step ends before the next begins; True for a plan that cannot run."""
+        return self.result is None or self.result.metrics["asynchronous"] is None
+
+    @property
+    def microbatch_s(self) -> float | None:
+        """Seconds per micro-batch: of the step, or of the steady state, if one is reached, where there is no flush."""
+        if self.result is None:
+            return None
+        steady = None if self.flushed else self.result.metrics["asynchronous"]["steady"]
+        if self.flushed:
+            return float(self.result.metrics["step_time_s"]) / microbatches(self.result.metrics["config"])
+        return None if steady is None else float(steady["period_s"])
+
+    def row(self) -> dict[str, Any]:
+        """The numbers of a comparison, of this plan alone; ``None`` where there is none."""
         if self.result is None:
             return {"label": self.label, **self.settings, "error": self.error}
         metrics = self.result.metrics
@@ -50,7 +66,6 @@ class Plan:
             "schedule": metrics["config"]["schedule"]["name"],
             **self.settings,
             **{key: metrics[key] for key in _TIMES},
-            "speedup": first_step_s / metrics["step_time_s"] if first_step_s else None,
             "peak_in_flight": max(rank["peak_in_flight"] for rank in metrics["ranks"]),
             **{key: memory[key] for key in ("peak_bytes", "capacity_bytes", "fits")},
             **{key: throughput.get(key) for key in _RATES},
@@ -71,9 +86,31 @@ class Comparison:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One mapping per plan; ``speedup`` is relative to the first plan that ran."""
-        first = self.results[0].metrics["step_time_s"] if self.results else None
-        return [plan.row(first) for plan in self.plans]
+        """One mapping per plan; ``speedup`` is relative to the first plan that ran.
+
+        It is that of the step; with a plan without a flush among them, it is that of ``microbatch_s``, which all rows
+        then have, because filling and draining such a plan is no part of its steps.
+        """
+        times = [self._time_s(plan) for plan in self.plans]
+        first = next((time for plan, time in zip(self.plans, times, strict=True) if plan.result is not None), None)
+        speeds = [first / time if first and time else None for time in times]
+        return [self._row(plan, speed) for plan, speed in zip(self.plans, speeds, strict=True)]
+
+    def _time_s(self, plan: Plan) -> float | None:
+        """What the speed of a plan is taken from."""
+        if self._flushed and plan.result is not None:
+            return float(plan.result.metrics["step_time_s"])
+        return plan.microbatch_s
+
+    def _row(self, plan: Plan, speed: float | None) -> dict[str, Any]:
+        row = plan.row()
+        if plan.result is not None:
+            row["speedup"] = speed
+        return row if self._flushed else {**row, "microbatch_s": plan.microbatch_s}
+
+    @property
+    def _flushed(self) -> bool:
+        return all(plan.flushed for plan in self.plans)
 
     @cached_property
     def frame(self) -> pd.DataFrame:

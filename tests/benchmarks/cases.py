@@ -118,15 +118,17 @@ def batch(scenarios):
 
 
 def events(schedule, ranks, microbatches, chunks=None):
-    """The event engine against a bare SimPy loop, and against the compiled engine."""
+    """The event engine against bare SimPy loops, of processes and of callbacks, and against the compiled engine."""
     bound = graph(schedule, ranks, microbatches, chunks)
-    assert event.run(bound).end.tolist() == compiled.run(bound).end.tolist() == reference.simpy_replay(bound)
-    functions = [lambda: event.run(bound), lambda: reference.simpy_replay(bound), lambda: compiled.run(bound)]
-    ours, bare, fast = best(functions)
+    loops = [lambda: reference.simpy_replay(bound), lambda: reference.simpy_callbacks(bound)]
+    assert event.run(bound).end.tolist() == compiled.run(bound).end.tolist() == loops[0]() == loops[1]()
+    ours, *bare, fast = best([lambda: event.run(bound), *loops, lambda: compiled.run(bound)])
+    ratio = ours / min(bare)
     result = (
-        f"{len(bound) / ours / 1e3:.0f} k ops/s; {ours / bare:.2f} of bare SimPy; {ours / fast:,.0f} times compiled"
+        f"{len(bound) / ours / 1e3:.0f} k ops/s; {ratio:.2f} of the faster bare SimPy loop; "
+        f"{ours / fast:,.0f} times compiled"
     )
-    return Row("event engine", named(schedule, ranks, microbatches, chunks), result, "1.5", ours / bare <= 1.5)
+    return Row("event engine", named(schedule, ranks, microbatches, chunks), result, "1.5", ratio <= 1.5)
 
 
 def perturbed():

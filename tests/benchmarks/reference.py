@@ -39,6 +39,37 @@ def simpy_replay(graph):
     return end
 
 
+def simpy_callbacks(graph):
+    """One SimPy timeout per op and no processes: an op's end starts what had been waiting for it alone; end times."""
+    env, end, starts = simpy.Environment(), [0] * len(graph), graph.starts.tolist()
+    duration, ready = graph.duration.tolist(), [0] * len(graph)
+    missing, waiting = np.diff(graph.dep_starts).tolist(), [[] for _ in duration]
+    consumer = np.repeat(np.arange(len(graph)), missing).tolist()
+    for producer, *wait in zip(graph.dep_node.tolist(), consumer, graph.dep_lag.tolist(), strict=True):
+        waiting[producer].append(wait)
+    for first, last in pairwise(starts):
+        for node in range(first + 1, last):
+            missing[node] += 1
+            waiting[node - 1].append((node, 0))
+
+    def start(node):
+        env.timeout(ready[node] - env.now + duration[node], node).callbacks.append(ended)
+
+    def ended(event):
+        node = event.value
+        end[node] = env.now
+        for other, lag in waiting[node]:
+            ready[other] = max(ready[other], env.now + lag)
+            missing[other] -= 1
+            if not missing[other]:
+                start(other)
+
+    for node in [node for node, count in enumerate(missing) if not count]:
+        start(node)
+    env.run()
+    return end
+
+
 def cursor_replay(graph):
     """A cursor per stream, rounds over all streams until none moves; end times."""
     end = np.full(len(graph), -1, np.int64)

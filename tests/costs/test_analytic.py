@@ -256,3 +256,12 @@ def test_gradients_meet_pipeline_traffic_on_the_links_that_their_replicas_use(la
 
 def test_without_replicas_no_collective_shares_links():
     assert costs().collective_ports is None
+
+
+def test_gathering_beside_computing_slows_it_down():
+    """15 % of the gathers inside a node forward, and of gathers and reductions backward; nothing at ZeRO 2."""
+    model, layout = model_from_catalog("gpt2-1.3b"), Layout(1, data=8)
+    two, three = (costs(model, layout, Training(zero=zero, global_batch=8), 1).times for zero in (2, 3))
+    gathered = 0.15 * three.unshard
+    assert three.forward - two.forward == pytest.approx(gathered, rel=1e-9)
+    assert three.input_grad - two.input_grad == pytest.approx(gathered + 0.15 * three.reduce_grad, rel=1e-9)

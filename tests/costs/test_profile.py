@@ -154,8 +154,8 @@ def test_every_stage_is_there_once(write, rows, message):
     assert message in str(error.value)
 
 
-def test_layers_need_a_model(write):
-    with pytest.raises(ConfigError, match="per layer"):
+def test_layers_need_stages_of_whole_layers(write):
+    with pytest.raises(ConfigError, match=r"stages of this schedule are parts of layers.* stages 0 to 2"):
         profile_costs(write("layer,forward_s,backward_s\n0,1,1\n"), BASE)
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from timeline_frames import memory_of, run, run_torch, run_two_routes, with_communication
 
+import pipesim
 from pipesim.errors import PipesimError
 from pipesim.report import bars, labels
 from pipesim.report.bars import Bars
@@ -166,6 +167,31 @@ def test_numbers_that_do_not_fit_are_left_out(monkeypatch):
     assert not fits[forward.all(axis=1)].any()
     widest = labels.text_size("63")[0] * labels.SMALLEST
     assert width[forward.all(axis=1)].max() < widest + labels.PADDING
+
+
+def test_numbers_of_one_kind_depend_on_the_width_of_their_boxes(monkeypatch):
+    """Of forwards seven times as wide as others, numbers are drawn, although those of the others do not fit."""
+    frame = run("1f1b", 4, 8)
+    forwards = frame.kind == "F"
+    narrow = forwards & (frame.microbatch % 2 == 1)
+    frame.loc[narrow, "end_s"] = frame.start_s[narrow] + (frame.end_s - frame.start_s)[narrow] / 7
+    (found, width, _), (_, fits) = drawn_labels(gantt(frame), monkeypatch)[-1]
+    assert fits.tolist() == (width > 2 * width.min()).tolist()
+    assert (found.label[~fits] % 2 == 1).all()
+    assert 0 < (~fits).sum() == narrow.sum()
+
+
+def test_by_default_all_that_works_is_drawn():
+    """Copies to the host beside compute, and the second engine; transfers only if they are asked for."""
+    costs = {"costs": {"p2p": 0.1, "offload": 2}, "pipeline": {"ranks": 2, "microbatches": 8}}
+    for schedule, lanes in (
+        ({"name": "pipe-offload"}, ["compute", "host"]),
+        ({"name": "layerpipe2", "engines": 2}, ["compute", "update"]),
+        ({"name": "1f1b"}, ["compute"]),
+    ):
+        frame = pipesim.simulate({**costs, "schedule": schedule}).timeline
+        assert choose_resources(checked(frame), None) == lanes
+        assert "p2p" in choose_resources(checked(frame), "all")
 
 
 def test_text_is_measured_not_guessed():

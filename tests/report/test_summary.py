@@ -180,4 +180,4 @@ def test_the_fullest_rank_says_when_and_with_which_op_it_peaks(op, words):
     for each in run["ranks"]:
         each["memory"]["at_op"] = op
     fullest = max(run["ranks"], key=lambda each: each["memory"]["peak_bytes"])
-    assert f"rank {fullest['rank']} peaks at 0.100 s, in {words}" in summary(run)
+    assert f"rank {fullest['rank']} peaks at 100.0 ms, in {words}" in summary(run)

@@ -91,6 +91,17 @@ def test_it_is_a_step_or_says_which_numbers_would_do(variant, size):
     assert program.microbatches == size[1]
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_the_microbatches_that_an_error_offers_would_do(variant, size):
+    """Every number after "use" but those of ranks, which may need other micro-batches as well."""
+    schedule, _, refusal = built(variant[0], tuple(variant[1].items()), *size)
+    offered = re.search(r"use (\d+)(?: or (\d+))?(?! ranks|\d| or \d)", refusal)
+    for number in offered.groups() if offered else ():
+        if number is not None:
+            schedule.check(size[0], int(number))
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=label)
 def test_it_runs_at_its_natural_size(variant):
     """Four ranks and sixteen micro-batches suit every schedule."""

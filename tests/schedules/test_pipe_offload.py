@@ -98,16 +98,22 @@ def test_peaks_on_links_of_their_own(row):
 
 
 @pytest.mark.parametrize("row", PLACEMENTS, ids=label)
-@pytest.mark.parametrize("copies", ["packed", "alternating"])
-def test_peaks_on_shared_links(row, copies):
+def test_peaks_on_shared_links(row):
     """Two ranks per switch, which never copy the same way at once: at most one chunk more."""
-    found = placed(*arguments(row), True, copies)
+    found = placed(*arguments(row), True, "packed")
     if row["peak_after"] != "error":
-        released = max(map(int, row["peak_after"].split()))
-        # Packed copies may be any number of chunks better. Alternating ones are placed as those were, but for the
-        # end of the step, whose reloads are alone on the link too.
-        assert found[0].max() <= released + 1
-        assert copies == "packed" or found[0].max() >= released - 2
+        assert found[0].max() <= max(map(int, row["peak_after"].split())) + 1
+
+
+@pytest.mark.parametrize("row", PLACEMENTS, ids=label)
+def test_peaks_of_alternating_copies(row):
+    """As released: within one chunk, both ways, as long as links have time to spare."""
+    p, m, v, chunks, k = arguments(row)
+    found = placed(p, m, v, chunks, k, True, "alternating")
+    if row["peak_after"] != "error":
+        # Where copies fill all slots of a direction, one that is missed is missed for good: peaks then hang on ties.
+        assert found is not None
+        assert chunks / v * k == 1 or abs(found[0].max() - max(map(int, row["peak_after"].split()))) <= 1
 
 
 @pytest.mark.parametrize("row", PLACEMENTS, ids=label)

@@ -68,3 +68,19 @@ def test_engines_may_be_chosen() -> None:
     """Both give the same integers."""
     frames = [pipesim.compare(CONFIG, ["gpipe"], engine=engine).frame for engine in ("event", "compiled")]
     assert frames[0].equals(frames[1])
+
+
+def test_speed_beside_plans_without_a_flush_is_the_steady_rate() -> None:
+    """1F1B's step over its micro-batches beside PipeDream's period: F + I + W, whatever filling and draining take."""
+    config = {**CONFIG, "pipeline": {"ranks": 4, "microbatches": 64}}
+    frame = pipesim.compare(config, ["1f1b", "pipedream"]).frame
+    assert frame["microbatch_s"].tolist() == [201 / 64, 3.0]
+    assert frame["speedup"].tolist() == [1.0, 201 / 64 / 3.0]
+    assert "microbatch_s" not in pipesim.compare(config, ["1f1b", "gpipe"]).frame
+
+
+def test_too_few_microbatches_for_a_steady_state_have_no_speed() -> None:
+    """LayerPipe2 sends seven ahead on four ranks: of eight, none is between filling and draining."""
+    comparison = pipesim.compare(CONFIG, ["1f1b", "layerpipe2"])
+    assert comparison.rows[1]["microbatch_s"] is comparison.rows[1]["speedup"] is None
+    assert repr(comparison).splitlines()[-1].split()[3:5] == ["-", "-"]

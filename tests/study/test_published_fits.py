@@ -26,9 +26,6 @@ the same runtime (PyTorch 1.6 with GLOO), these are 1.2 (GEMS) and 1.45 times (C
 NOT_A_WHOLE_RUN = {"layer_s", "layer_forward_s", "layer_backward_s", "state_bytes", "activation_bytes"}
 """Rows that time one layer, and the bars of Korthikanti's Figure 1, which shows what does not fit."""
 
-REPEATS_PER_OP = {"torchtitan-2024": "selective"}
-"""What a source calls so repeats all but attention and every second product, which leaves less than this does."""
-
 EVERY = {"vtrain-a100": 40}
 """How many rows of a source one row stands for, where there are many alike."""
 
@@ -79,8 +76,6 @@ def test_only_the_host_is_full_where_only_the_host_was():
 @pytest.mark.parametrize("source", [source.name for source in sources()])
 def test_every_published_run_fits(source):
     """Whatever has a measured time has run."""
-    rows = [row for row in measurements([source]) if row.quantity not in NOT_A_WHOLE_RUN]
-    known = REPEATS_PER_OP.get(source)
-    runs = {row.key: row for row in rows if known is None or row.setting("training.recompute") != known}
+    runs = {row.key: row for row in measurements([source]) if row.quantity not in NOT_A_WHOLE_RUN}
     chosen = list(runs.values())[:: EVERY.get(source, 1)]
     assert [row.label for row in chosen if not simulate(row).result.fits] == []
