@@ -11,14 +11,18 @@ from pipesim.hardware.layout import Group, GroupKind, Layout
 _OUTSIDE = ("pipeline",)
 """Pipeline ranks exchange messages, hop by hop, and make no collective group."""
 
+_EXPERT = ("expert", "expert_data")
+"""Groups that only experts spread over several GPUs have."""
+
 
 def links_used(cluster: Cluster, layout: Layout, scatter_gather: bool, sequence_parallel: bool) -> dict[str, Any]:
     """``hops``: from every pipeline rank to the next and back to the first, the link, its latency and bandwidth.
     ``groups``: per kind of parallelism its size, how many nodes the worst placed group spans, and the slowest
-    link on its way. Groups of one GPU are left out.
+    link on its way. Groups of one GPU are left out, and groups of experts where these are not spread.
     """
     hops = hop_table(cluster, layout, scatter_gather, sequence_parallel)
-    kinds = [kind for kind in get_args(GroupKind) if kind not in _OUTSIDE]
+    absent = _OUTSIDE if layout.expert > 1 else (*_OUTSIDE, *_EXPERT)
+    kinds = [kind for kind in get_args(GroupKind) if kind not in absent]
     groups = {kind: group for kind in kinds if (group := layout.group(kind)).size > 1}
     return {
         "hops": [

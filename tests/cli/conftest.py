@@ -22,6 +22,7 @@ METRICS = {
     "memory": {"peak_bytes": 8.0, "capacity_bytes": None, "fits": None},
     "throughput": {"tokens_per_s": None, "mfu": None},
     "ranks": [{"peak_in_flight": 8.0}],
+    "asynchronous": None,
 }
 
 
