@@ -38,8 +38,11 @@ def exit_code(metrics: list[dict[str, Any]]) -> int:
 
 
 def _advise(config: Any, arguments: argparse.Namespace) -> None:
-    from pipesim.study.advice import advise
+    from pipesim.study.advice import advise, too_large
 
+    if too_large(config):
+        say("What would make it fit was not tried: each try would take as long as this run.", arguments.json)
+        return
     with working("looking for what would fit"):
         found = advise(config)
     if found:

@@ -27,6 +27,9 @@ thousand GPUs with thousands of micro-batches stay below; beyond, memory runs ou
 MAX_STAGES = 10**5
 """Most stages: as many as the layers of the deepest model that is accepted, a thousand times those that exist."""
 
+MAX_BALANCED = 500
+"""Most layers of a balanced partition: time and memory of its search grow faster than their number."""
+
 MAX_HOLDINGS = 10**8
 """Largest table of which rank holds which stage: a gigabyte where it is counted with."""
 
@@ -278,6 +281,9 @@ def _partition(
 
 def _enough_pieces(layers: int, stages: int) -> Sequence[Problem]:
     """The embedding and the head may have a stage to themselves; every other stage needs a layer."""
+    if layers > MAX_BALANCED:
+        found, allowed = f"{layers} layers", f"at most {MAX_BALANCED} layers, or even, ends-short or a list"
+        return [Problem("training.partition", "too many layers to balance", found, allowed)]
     if stages <= layers + 2:
         return ()
     found, allowed = f"{stages} stages for {layers} layers", f"at most {layers + 2} stages"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pipesim.config.document import ClusterConfig
 
 
+MAX_TRIED = 2 * 10**6
+"""Largest number of F, I and W ops of a plan whose levers are tried: each try takes as long as the plan itself."""
+
+
 @dataclass(frozen=True)
 class Advice:
     """One change of the config (as ``--set`` takes it) and what it leads to."""
@@ -36,15 +40,22 @@ def advise(config: Config | api.Source) -> list[Advice]:
     """Simulate a plan with one lever moved at a time; those that fit first, then by step time.
 
     Levers that the plan already uses, or that its numbers do not allow, are left out. The abstract form has no
-    capacity and gets no advice.
+    capacity and gets no advice, nor do plans of more than `MAX_TRIED` ops.
     """
     from pipesim.config.document import AbstractConfig
 
     loaded = api.load(config) if isinstance(config, str | os.PathLike | Mapping) else config
-    if isinstance(loaded, AbstractConfig):
+    if isinstance(loaded, AbstractConfig) or too_large(loaded):
         return []
     found = [advice for changes in levers(loaded) if (advice := _try(loaded, changes)) is not None]
     return sorted(found, key=lambda a: (not a.fits, a.step_time_s if a.fits else a.peak_bytes, a.changes))
+
+
+def too_large(config: Config) -> bool:
+    """Whether trying the levers of a plan would take minutes."""
+    from pipesim import pricing
+
+    return pricing.fitted(config).size(config.ranks, config.microbatches).ops > MAX_TRIED
 
 
 def levers(config: ClusterConfig) -> Iterator[tuple[str, ...]]:

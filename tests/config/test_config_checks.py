@@ -30,6 +30,7 @@ from pipesim.errors import ConfigError
         (["training.partition=[96]"], "training.partition", "does not have one entry per stage", None),
         (["schedule=1f1b", "training.partition=[7,8,8,8,8,8,8,8,8,8,8,8]"], "training.partition", "add up", None),
         (["schedule.chunks=10"], "schedule", "more stages than layers", None),
+        (["model.layers=100000", "training.partition=balanced"], "training.partition", "too many layers", None),
         (["schedule.chunks=1000000000"], "schedule", "more stages than layers", None),
         (["training.global_batch=13", "schedule.chunks=4"], "schedule", "it must be empty or at least P = 12", None),
         (["cluster.gpu=v100-sxm2-32gb"], "training.precision", "does not compute in this precision", None),
