@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,9 +84,9 @@ class Measurement:
     @property
     def gpus(self) -> int:
         """GPUs of the job."""
+        shared = self.source.config.get("parallelism", {})
         axes = ("pipeline", "tensor", "data", "context")
-        sizes = [int(self.setting(f"parallelism.{axis}") or 1) for axis in axes]
-        return sizes[0] * sizes[1] * sizes[2] * sizes[3]
+        return math.prod(int(self.setting(f"parallelism.{axis}") or shared.get(axis, 1)) for axis in axes)
 
     @property
     def label(self) -> str:
