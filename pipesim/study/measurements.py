@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ def _plain(value: str) -> str:
     return value.translate(str.maketrans("", "", '{}[]:,"')).replace("base ", "")
 
 
-def _source(name: str, entry: dict[str, Any]) -> Source:
+def _source(name: str, entry: Mapping[str, Any]) -> Source:
     return Source(
         name=name,
         title=entry["title"],
@@ -134,8 +134,8 @@ def _source(name: str, entry: dict[str, Any]) -> Source:
         kind=entry["kind"],
         family=entry["family"],
         note=" ".join(entry["note"].split()),
-        left_out=tuple(entry.get("left_out", ())),
-        config=entry["config"],
+        left_out=tuple(map(catalog.copied, entry.get("left_out", ()))),
+        config=catalog.copied(entry["config"]),
     )
 
 
