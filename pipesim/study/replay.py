@@ -200,7 +200,7 @@ def pipeline_only(costs: Costs) -> Costs:
         times = each.times
         simple = StageTimes.simple(times.forward, times.input_grad + times.recompute, times.weight_grad)
         sizes = replace(each.sizes, message=message)
-        return replace(each, times=simple, sizes=sizes, gradient_buckets=None, collective_ports=None)
+        return replace(each, times=simple, sizes=sizes, gradient_buckets=None, sharing=None)
 
     return costs.changed(change)
 

@@ -34,7 +34,7 @@ STATE_BYTES = 16
 (arXiv 1910.02054, section 3.1)."""
 
 ROOM = 0.94
-"""Share of a GPU's memory that a plan may use: the rest is for fragmentation, which is not simulated."""
+"""Share of a GPU's memory that a plan may use: the rest is for what is not simulated."""
 
 LARGEST = 16384
 """GPUs beyond which no fitting plan is looked for."""
