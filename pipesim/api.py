@@ -185,13 +185,13 @@ def _evaluate(plan: Plan, engine: str) -> tuple[dict[str, Any], Costs, Timeline,
 
 def _check_events(plan: Plan, engine: str) -> None:
     """Refuse what the event engine would take hours for; the compiled one only knows the ideal network."""
-    ops = 3 * plan.schedule.stages(plan.setting.ranks) * plan.setting.microbatches
+    size = plan.schedule.size(plan.setting.ranks, plan.setting.microbatches)
     network = plan.config.simulation.network
-    if ops <= MAX_EVENTS or (engine == "compiled" and network == "ideal"):
+    if size.ops <= MAX_EVENTS or (engine == "compiled" and network == "ideal"):
         return
     near = "simulation.engine: compiled" if network == "ideal" else "simulation.network: ideal with engine: compiled"
-    found, allowed = f"{ops:.3g} ops", f"at most {MAX_EVENTS:.0e} ops"
-    problem = Problem("simulation.engine", "too large for the event engine", found, allowed, near)
+    allowed = f"at most {MAX_EVENTS:.0e} ops: fewer micro-batches, ranks, or chunks or waves per rank"
+    problem = Problem("simulation.engine", "too large for the event engine", str(size), allowed, near)
     raise ConfigError([problem], plan.config.source)
 
 

@@ -39,7 +39,7 @@ UNITS: dict[Dimension, dict[str, float]] = {
     "flops_per_s": {f"{prefix}{flop}": factor for prefix, factor in _DECIMAL.items() for flop in ("FLOP/s", "FLOPS")},
 }
 
-_EXAMPLES: dict[Dimension, str] = {
+EXAMPLES: dict[Dimension, str] = {
     "bytes": '"80 GB", "16 GiB" or a number of bytes',
     "bytes_per_s": '"50 GB/s", "400 Gb/s" (bits) or a number of bytes per second',
     "seconds": '"3 us", "1.5 ms" or a number of seconds',
@@ -73,12 +73,12 @@ def parse(value: object, dimension: Dimension, *, positive: bool = False) -> flo
     """
     number = _number(value, dimension)
     if not math.isfinite(number):
-        raise UnitError("not a finite number", value, _EXAMPLES[dimension])
+        raise UnitError("not a finite number", value, EXAMPLES[dimension])
     if number > LARGEST:
         raise UnitError("out of range", value, f"at most {LARGEST:g}")
     if number < 0 or (positive and number == 0):
         rule = "must be positive" if positive else "must not be negative"
-        raise UnitError(rule, value, _EXAMPLES[dimension])
+        raise UnitError(rule, value, EXAMPLES[dimension])
     return number
 
 
@@ -90,19 +90,19 @@ def _number(value: object, dimension: Dimension) -> float:
             return float(value)
         except OverflowError:  # an integer beyond the floats
             return math.inf
-    raise UnitError("not a quantity", value, _EXAMPLES[dimension])
+    raise UnitError("not a quantity", value, EXAMPLES[dimension])
 
 
 def _from_text(text: str, dimension: Dimension) -> float:
     match = _QUANTITY.fullmatch(text.strip())
     if match is None:
-        raise UnitError("not a quantity", text, _EXAMPLES[dimension])
+        raise UnitError("not a quantity", text, EXAMPLES[dimension])
     number, unit = float(match[1]), match[2].strip()
     if not unit:
         return number
     factor = UNITS[dimension].get(unit)
     if factor is None:
-        raise UnitError(f"unknown unit {unit!r}", text, _EXAMPLES[dimension], _nearest_unit(unit, dimension))
+        raise UnitError(f"unknown unit {unit!r}", text, EXAMPLES[dimension], _nearest_unit(unit, dimension))
     # 3 / 1e6 is the double nearest to 3 us, 3 * 1e-6 is not.
     return number / round(1 / factor) if dimension == "seconds" and factor < 1 else number * factor
 

@@ -169,7 +169,11 @@ def test_too_much_for_the_event_engine_is_refused_before_anything_is_built(netwo
     with pytest.raises(ConfigError) as caught:
         pipesim.simulate({**config, "simulation": {"network": network}})
     (problem,) = caught.value.problems
-    assert (problem.path, problem.found) == ("simulation.engine", "2.4e+07 ops")
+    assert (problem.path, problem.found) == (
+        "simulation.engine",
+        "8 stages x 1000000 micro-batches x F, I and W = 2.4e+07 ops on 8 ranks",
+    )
+    assert "fewer micro-batches" in problem.allowed
     assert hint in problem.nearest
 
 

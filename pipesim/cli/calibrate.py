@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def calibrate(arguments: argparse.Namespace) -> int:
     """Measure one GPU's share of a config's model and write what was found."""
     files = {"--out": arguments.out, "--gpu-out": arguments.gpu_out, "--json": arguments.json}
-    check_files(files)
+    check_files(files, [arguments.config])
     from pipesim import api
     from pipesim.study.calibrate import calibrate as run
 

@@ -47,8 +47,8 @@ def _check_not_read(flag: str, name: str, inputs: Sequence[str]) -> None:
         raise OutputError(f"{flag}: '{name}' is read as input; it would be overwritten")
 
 
-def check_directory(flag: str, name: str | None) -> None:
-    """Refuse a directory that neither exists nor can be made by one ``mkdir``."""
+def check_directory(flag: str, name: str | None, files: Sequence[str] = (), inputs: Sequence[str] = ()) -> None:
+    """Refuse a directory that neither exists nor can be made by one ``mkdir``, or where ``files`` are inputs."""
     if name is None:
         return
     path = Path(name)
@@ -58,6 +58,8 @@ def check_directory(flag: str, name: str | None) -> None:
         _check_directory(flag, path)
     else:
         _check_directory(flag, path.parent)
+    for file in files:
+        _check_not_read(flag, str(path / file), inputs)
 
 
 def _check_directory(flag: str, path: Path) -> None:

@@ -13,8 +13,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Simulate one config, print the summary, write what was asked for."""
     names = ("json", "gantt", "trace", "html")
     check_files({f"--{name}": getattr(arguments, name) for name in names}, [arguments.config])
-    check_directory("--out", arguments.out)
     from pipesim import api
+    from pipesim.report import files
+
+    check_directory("--out", arguments.out, files.NAMES, [arguments.config])
 
     engine = [f"simulation.engine={arguments.engine}"] if arguments.engine else []
     config = api.load(arguments.config, overrides=[*arguments.overrides, *engine])

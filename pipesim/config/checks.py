@@ -17,11 +17,15 @@ from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
 if TYPE_CHECKING:
     from pipesim.hardware.cluster import Cluster as BuiltCluster
     from pipesim.schedules import Schedule as BuiltSchedule
+    from pipesim.schedules.base import Size
     from pipesim.workload.model import Model
 
 MAX_OPS = 2 * 10**8
 """Largest number of F, I and W ops (3 x ranks x micro-batches x chunks) that a config may ask for: ten
 thousand GPUs with thousands of micro-batches stay below; beyond, memory runs out before anything is learnt."""
+
+MAX_STAGES = 10**5
+"""Most stages: as many as the layers of the deepest model that is accepted, a thousand times those that exist."""
 
 MAX_HOLDINGS = 10**8
 """Largest table of which rank holds which stage: a gigabyte where it is counted with."""
@@ -122,20 +126,26 @@ def _all_zero(costs: UnitCosts) -> Iterator[Problem]:
         yield Problem("costs", message, f"at most {longest:g}", allowed)
 
 
+def _exceeded(size: Size) -> str | None:
+    """What a program would have to stay below, and how; None for one that does."""
+    if size.stages > MAX_STAGES:
+        return f"at most {MAX_STAGES} stages: fewer ranks, or fewer chunks or waves per rank"
+    if size.stages * size.ranks > MAX_HOLDINGS:
+        return f"at most {MAX_HOLDINGS:.0e} for stages x ranks: fewer ranks, or fewer chunks or waves per rank"
+    if size.ops > MAX_OPS:
+        return f"at most {MAX_OPS:.0e} ops: fewer micro-batches, ranks, or chunks or waves per rank"
+    return None
+
+
 def _schedulable(
     schedule: ScheduleChoice, ranks: int, microbatches: int, path: str, model: Model | None = None
 ) -> Iterator[Problem]:
     """Size first: asking an absurd size of the schedule may take forever."""
     try:
         built = _fitted(schedule, model)
-        stages = built.stages(ranks)
-        ops = 3 * stages * microbatches
-        if ops > MAX_OPS:
-            found = f"3 x {stages} stages on {ranks} ranks x {microbatches} micro-batches = {ops:.3g} ops"
-            yield Problem(path, "too large to simulate", found, f"at most {MAX_OPS:.0e} ops")
-        elif stages * ranks > MAX_HOLDINGS:
-            found = f"{stages} stages x {ranks} ranks = {stages * ranks:.3g}"
-            yield Problem(path, "too large to simulate", found, f"at most {MAX_HOLDINGS:.0e}")
+        size = built.size(ranks, microbatches)
+        if allowed := _exceeded(size):
+            yield Problem(path, "too large to simulate", str(size), allowed)
         else:
             built.check(ranks, microbatches)
     except (ScheduleError, ProgramError) as error:

@@ -151,7 +151,7 @@ class Profile(Section):
     number per micro-batch; 1 when left out.
     """
 
-    profile: str
+    profile: Annotated[str, Field(description="a CSV file, relative to the config")]
     microbatch_scale: Scales | None = None
 
 

@@ -27,8 +27,6 @@ def yaml_path(location: tuple[str | int, ...]) -> str:
 def _problem(detail: Mapping[str, Any]) -> Problem:
     path, kind, value = yaml_path(detail["loc"]), detail["type"], detail["input"]
     context = detail.get("ctx", {})
-    if kind == "missing":
-        return Problem(path, "is missing")
     if kind == "fault":
         return _fault(path, value, context)
     message, allowed, near = _explain(kind, value, context, detail["msg"])

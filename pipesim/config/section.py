@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import (
@@ -12,10 +12,12 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PlainValidator,
+    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipesim import units
@@ -90,14 +92,27 @@ class Section(BaseModel):
             raise ValidationError.from_exception_data(cls.__name__, lines) from None
 
 
-def _line(detail: Any, known: Iterable[str]) -> InitErrorDetails:
+def _line(detail: Any, known: Mapping[str, FieldInfo]) -> InitErrorDetails:
     """An error's details in the form that builds a new error."""
     kind, where, context = detail["type"], detail["loc"], detail.get("ctx", {})
     if kind in ("extra_forbidden", "invalid_key"):
         kind = unknown_key(where[-1], None, known).error()
+    elif kind == "missing":
+        kind = refuse("is missing", _what_it_takes(known[where[-1]]))
     elif kind == "fault":
         kind = PydanticCustomError("fault", "{message}", context)
     return InitErrorDetails(type=kind, loc=where, input=detail["input"], ctx=context)
+
+
+def _what_it_takes(field: FieldInfo) -> str:
+    """What a key wants to be given, for people, from the schema of its type."""
+    if field.description:
+        return field.description
+    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+    schema = adapter.json_schema()
+    if "properties" in schema:
+        return f"a mapping of {listed(schema['properties'])}"
+    return str(schema.get("description") or f"a whole number of at least {schema['minimum']}")
 
 
 def _quantity(parse: Callable[[object], float]) -> Callable[[object], float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipesim.errors import Problem, nearest
-from pipesim.units import Dimension, UnitError, parse
+from pipesim.units import EXAMPLES, Dimension, UnitError, parse
 
 # Stands in for a value that could not be read, so that reading goes on and finds the other problems.
 UNREADABLE = 1.0
@@ -47,7 +47,7 @@ class Fields:
         """A number with a unit, in SI; ``default`` (same notation) when absent."""
         value = self.data.get(key, default)
         if value is None:
-            self.report(key, "is missing")
+            self.report(key, "is missing", allowed=EXAMPLES[dimension])
             return UNREADABLE
         try:
             return parse(value, dimension, positive=positive)

@@ -102,12 +102,18 @@ def read_gpu(gpu: object, path: str, problems: list[Problem]) -> GPU | None:
     base, known = override.get("base"), catalog.names("gpus")
     if not isinstance(base, str) or base not in known:
         where = f"{path}.base" if isinstance(gpu, Mapping) else path
-        near = nearest(str(base), known) if base is not None else None
-        problems.append(Problem(where, "unknown GPU", repr(base), ", ".join(known), near))
+        problems.append(_unknown(base, where, known))
         return None
     fields = Fields(_merged(catalog.load("gpus")[base], override), path, problems)
     fields.only(_KEYS)
     return _gpu(fields, base)
+
+
+def _unknown(base: object, where: str, known: list[str]) -> Problem:
+    allowed = ", ".join(known)
+    if base is None:
+        return Problem(where, "is missing: the GPU to start from", allowed=allowed)
+    return Problem(where, "unknown GPU", repr(base), allowed, nearest(str(base), known))
 
 
 def _merged(entry: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,14 +128,19 @@ class Program:
 
     def tokens(self, rank: int) -> list[str]:
         """The ops of one rank as tokens."""
-        return [str(op) for op in self.ops(rank)]
+        mine = slice(int(self.starts[rank]), int(self.starts[rank + 1]))
+        if self.paired[mine].any() or (self.stage[mine] < 0).any():
+            return [str(op) for op in self.ops(rank)]
+        names = [kind.name for kind in Kind]
+        columns = (column[mine].tolist() for column in (self.stage, self.kind, self.microbatch))
+        return [f"{stage}{names[kind]}{microbatch}" for stage, kind, microbatch in zip(*columns, strict=True)]
 
     def grid(self) -> str:
         """Ranks as rows, ops in order as columns: the picture to hold next to a paper's figure."""
         table = [self.tokens(rank) for rank in range(self.ranks)]
-        width = max((len(token) for row in table for token in row), default=1)
+        width = max((len(max(row, key=len)) for row in table if row), default=1)
         label = len(str(self.ranks - 1))
-        lines = (f"{r:>{label}} | " + " ".join(t.rjust(width) for t in row) for r, row in enumerate(table))
+        lines = (f"{r:>{label}} | " + " ".join([t.rjust(width) for t in row]) for r, row in enumerate(table))
         return "\n".join(line.rstrip() for line in lines)
 
     def __str__(self) -> str:

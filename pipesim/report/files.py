@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+RESULT, TIMELINE, MEMORY = "result.json", "timeline.csv", "memory.png"
+GANTT = ("gantt.svg", "gantt.png")
+NAMES = (RESULT, TIMELINE, *GANTT, MEMORY)
+"""The files of a saved result."""
+
+
 class Savable(Protocol):
     """What is needed of a result."""
 
@@ -44,10 +50,10 @@ def save(result: Savable, directory: Path) -> list[Path]:
         raise PipesimError(f"{directory}: cannot be made: {error.strerror or error}") from error
     unit = time_unit(result.metrics)
     capacity = (result.metrics.get("memory") or {}).get("capacity_bytes")
-    result_file, timeline_file = directory / "result.json", directory / "timeline.csv"
+    result_file, timeline_file = directory / RESULT, directory / TIMELINE
     write_atomically(result_file, result.to_json().encode())
     write_atomically(timeline_file, result.timeline.to_csv(index=False, lineterminator="\n").encode())
     chart = figures.root_figure(gantt(result.timeline, time_unit=unit))
     plot = figures.root_figure(memory_plot(result.memory, capacity_bytes=capacity, time_unit=unit, memory_unit=unit))
-    pictures = [figures.save(chart, directory / f"gantt.{suffix}") for suffix in ("svg", "png")]
-    return [result_file, timeline_file, *pictures, figures.save(plot, directory / "memory.png")]
+    pictures = [figures.save(chart, directory / name) for name in GANTT]
+    return [result_file, timeline_file, *pictures, figures.save(plot, directory / MEMORY)]

@@ -75,6 +75,26 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Size:
+    """Ranks, stages and micro-batches of a program; ``str`` says how its ops come about."""
+
+    ranks: int
+    stages: int
+    microbatches: int
+
+    @property
+    def ops(self) -> int:
+        """F, I and W ops, a whole B counted as two."""
+        return 3 * self.stages * self.microbatches
+
+    def __str__(self) -> str:
+        return (
+            f"{self.stages} stages x {self.microbatches} micro-batches x F, I and W = {self.ops:.3g} ops"
+            f" on {self.ranks} ranks"
+        )
+
+
+@dataclass(frozen=True)
 class Theory:
     """Published closed forms, evaluated for one setting.
 
@@ -119,6 +139,10 @@ class Schedule:
     def stages(self, ranks: int) -> int:
         """Number of stages S, known without building the placement."""
         return ranks * max(self.chunks_per_rank(), 1)
+
+    def size(self, ranks: int, microbatches: int) -> Size:
+        """How large its programs are, known without generating them."""
+        return Size(ranks, self.stages(ranks), microbatches)
 
     def fit(self, layers: int) -> Schedule:
         """The schedule for a model of so many layers; most take any.

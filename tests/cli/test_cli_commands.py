@@ -85,6 +85,14 @@ def test_show_prints_the_program(run: Any, config: Path) -> None:
     assert (code, csv) == (0, "0F0,0F1,0B0,0B1\n1F0,1F1,1B0,1B1\n")
 
 
+def test_show_refuses_what_nobody_would_read(run: Any, config: Path) -> None:
+    """Before it is generated, with how the size comes about and what to reduce."""
+    code, out, err = run("show", config, "--set", "pipeline={ranks: 4000, microbatches: 8000}")
+    assert (code, out) == (2, "")
+    assert "4000 stages x 8000 micro-batches x F, I and W = 9.6e+07 ops" in err
+    assert "allowed: at most 2e+07 ops: fewer micro-batches" in err
+
+
 @pytest.mark.parametrize(
     ("flag", "name", "message"),
     [
@@ -126,7 +134,7 @@ def test_two_results_in_one_file_are_refused(run: Any, config: Path, simulated: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("run", "--json"), ("compare", "--json"), ("explain", "--json"), ("export", "")],
+    [("run", "--json"), ("compare", "--json"), ("explain", "--json"), ("export", ""), ("calibrate", "--out")],
 )
 def test_a_config_is_not_overwritten_by_what_comes_of_it(
     run: Any, config: Path, simulated: list[Any], arguments: tuple[str, str]
@@ -137,6 +145,16 @@ def test_a_config_is_not_overwritten_by_what_comes_of_it(
     code, out, err = run(command, config, *([flag] if flag else []), alias)
     assert (code, out, simulated, config.read_bytes()) == (2, "", [], before)
     assert "is read as input; it would be overwritten" in err
+
+
+def test_a_config_in_the_directory_of_the_results_is_not_overwritten(
+    run: Any, config: Path, simulated: list[Any]
+) -> None:
+    """A config may be JSON and be called like a result."""
+    (named := config.parent / "result.json").write_bytes(before := config.read_bytes())
+    code, out, err = run("run", named, "--out", config.parent)
+    assert (code, out, simulated, named.read_bytes()) == (2, "", [], before)
+    assert err == f"pipesim: --out: '{named}' is read as input; it would be overwritten\n"
 
 
 def test_an_empty_directory_name_is_refused(run: Any, config: Path, simulated: list[Any]) -> None:

@@ -157,3 +157,23 @@ def test_a_profile_is_found_beside_the_config(tmp_path: Path, cluster: Any) -> N
     config = load_config(tmp_path / "config.yaml")
     assert config.resolved()["costs"] == {"profile": "measured.csv"}
     assert config.directory == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("override", "stages", "allowed"),
+    [
+        ("schedule={name: hanayo, waves: 100000}", "800000 stages", "at most 100000 stages"),
+        ("schedule={name: interleaved-1f1b, chunks: 1000000}", "4000000 stages", "at most 100000 stages"),
+        ("pipeline={ranks: 10000, microbatches: 10000000}", "20000 stages", "for stages x ranks"),
+        ("pipeline={ranks: 4, microbatches: 10000000}", "8 stages x 10000000 micro-batches", "at most 2e+08 ops"),
+    ],
+)
+def test_an_absurd_size_names_its_factors_and_what_to_reduce(
+    abstract: Any, problems: Any, override: str, stages: str, allowed: str
+) -> None:
+    """Before any op is generated, whichever engine is to run: how the size comes about, and which numbers to lower."""
+    for engine in ("event", "compiled"):
+        (problem,) = problems(abstract, override, f"simulation.engine={engine}")
+        assert str(problem.found).startswith(stages)
+        assert allowed in str(problem.allowed)
+        assert ": fewer " in str(problem.allowed)

@@ -33,7 +33,7 @@ WHOLE = "a whole number"
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("pipeline.ranks", ..., Problem("pipeline.ranks", "is missing")),
+        ("pipeline.ranks", ..., Problem("pipeline.ranks", "is missing", allowed="a whole number of at least 1")),
         ("pipeline.ranks", "4", Problem("pipeline.ranks", "not a whole number", "'4'", WHOLE, "4")),
         ("pipeline.ranks", "1e3", Problem("pipeline.ranks", "not a whole number", "'1e3'", WHOLE, "1000")),
         ("pipeline.ranks", "four", Problem("pipeline.ranks", "not a whole number", "'four'", WHOLE)),
@@ -121,7 +121,7 @@ GPUS = ", ".join(catalog.names("gpus"))
         ("model", {"base": 4}, "model.base", "neither a name nor a path", None),
         ("cluster.gpu", "a100-sxm-80g", "cluster.gpu", "unknown GPU", "a100-sxm-80gb"),
         ("cluster.gpu", ["x"], "cluster.gpu", "neither a name nor a mapping", None),
-        ("cluster.gpu", {"memory": "64 GB"}, "cluster.gpu.base", "unknown GPU", None),
+        ("cluster.gpu", {"memory": "64 GB"}, "cluster.gpu.base", "is missing: the GPU to start from", None),
         ("cluster.gpu", {"base": "a100-sxm-80gb", "memry": 3}, "cluster.gpu.memry", "unknown key", "memory"),
         ("cluster.gpu", {"base": "a100-sxm-80gb", "memory": "64 gB"}, "cluster.gpu.memory", "unknown unit 'gB'", "GB"),
         ("cluster.gpu", {"base": "a100-sxm-80gb", "memory": -1}, "cluster.gpu.memory", "must be positive", None),
@@ -253,3 +253,31 @@ def test_defaults_of_the_simulation() -> None:
         "pair_factor": 1.0,
         "extrapolate": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("model", "a model's name, a path to a Hugging Face config.json, or its fields"),
+        ("parallelism", "a mapping of pipeline, tensor, data, context, expert, order"),
+        ("schedule", "a schedule's name, or {name, options}"),
+        ("cluster.gpu", "a GPU's name, or {base: name, memory: ..., ...}"),
+        ("cluster.nodes", "a whole number of at least 1"),
+        ("training.global_batch", "a whole number of at least 1"),
+    ],
+)
+def test_what_is_missing_comes_with_what_it_takes(cluster: Any, problems: Any, path: str, allowed: str) -> None:
+    """A key that is not there is reported with the type or the choices that it wants."""
+    assert Problem(path, "is missing", allowed=allowed) in problems(with_value(cluster, path, ...))
+
+
+def test_a_missing_profile_is_asked_for_as_a_file(cluster: Any, problems: Any) -> None:
+    """`costs` without a profile says that a CSV file is wanted."""
+    expected = Problem("costs.profile", "is missing", allowed="a CSV file, relative to the config")
+    assert problems(with_value(cluster, "costs", {})) == [expected]
+
+
+def test_an_inline_gpu_without_a_base_says_what_to_start_from(cluster: Any, problems: Any) -> None:
+    """`gpu: {memory: 5}` is a GPU without a base: all that could be one are listed, and nothing was found."""
+    expected = Problem("cluster.gpu.base", "is missing: the GPU to start from", allowed=GPUS)
+    assert problems(with_value(cluster, "cluster.gpu", {"memory": 5})) == [expected]

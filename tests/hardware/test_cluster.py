@@ -6,6 +6,7 @@ import pytest
 
 from pipesim.errors import ConfigError
 from pipesim.hardware import build_cluster, build_gpu, link
+from pipesim.units import EXAMPLES
 
 
 def problems(call):
@@ -126,7 +127,8 @@ def test_a_network_is_no_link_inside_a_node(value):
 
 def test_an_inline_link_needs_a_bandwidth():
     found = problems(lambda: build_cluster("a100-sxm-80gb", intra_node={"latency": "8 us"}))
-    assert str(found["cluster.intra_node.bandwidth"]) == "cluster.intra_node.bandwidth: is missing"
+    problem = found["cluster.intra_node.bandwidth"]
+    assert (problem.message, problem.allowed) == ("is missing", EXAMPLES["bytes_per_s"])
 
 
 def test_a_precision_the_chip_lacks_is_named_with_those_it_has():
