@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import csv
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -14,12 +15,19 @@ import yaml
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def load(kind: str) -> dict[str, dict[str, Any]]:
+def load(kind: str) -> Mapping[str, Mapping[str, Any]]:
     """All entries of ``kind`` (``gpus``, ``links``, ``collectives``, ...) by name, as the file has them.
 
-    The file is parsed once; the caller gets a copy. Raises FileNotFoundError for an unknown kind.
+    The file is parsed once, and nobody can change what all share. Raises FileNotFoundError for an unknown kind.
     """
-    return copy.deepcopy(_parsed(kind))
+    return _parsed(kind)
+
+
+def copied(data: Any) -> Any:
+    """A copy of part of an entry whose mappings are dicts that can be changed."""
+    if isinstance(data, Mapping):
+        return {key: copied(value) for key, value in data.items()}
+    return [copied(each) for each in data] if isinstance(data, list) else data
 
 
 def names(kind: str) -> list[str]:
@@ -28,10 +36,17 @@ def names(kind: str) -> list[str]:
 
 
 @cache
-def _parsed(kind: str) -> dict[str, dict[str, Any]]:
+def _parsed(kind: str) -> Mapping[str, Mapping[str, Any]]:
     text = resources.files(__name__).joinpath(f"{kind}.yaml").read_text(encoding="utf-8")
-    entries: dict[str, dict[str, Any]] = yaml.load(text, Loader=_Loader)
+    entries: Mapping[str, Mapping[str, Any]] = _frozen(yaml.load(text, Loader=_Loader))
     return entries
+
+
+def _frozen(data: Any) -> Any:
+    """The same data with mappings that are read only; lists stay lists of such."""
+    if isinstance(data, dict):
+        return MappingProxyType({key: _frozen(value) for key, value in data.items()})
+    return [_frozen(each) for each in data] if isinstance(data, list) else data
 
 
 def table(name: str) -> list[dict[str, str]]:

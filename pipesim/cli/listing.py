@@ -91,7 +91,7 @@ def hardware(arguments: argparse.Namespace) -> int:
 
     gpus, links = catalog.load("gpus"), catalog.load("links")
     if arguments.json:
-        write_json({"gpus": gpus, "links": links}, arguments.json)
+        write_json(catalog.copied({"gpus": gpus, "links": links}), arguments.json)
         return 0
     columns = ["GPU", "memory", "bandwidth", "peak", "links", "source"]
     print_table("GPUs", columns, [_gpu_row(name, entry) for name, entry in gpus.items()])
@@ -118,7 +118,7 @@ def models(arguments: argparse.Namespace) -> int:
 
     entries = catalog.load("models")
     if arguments.json:
-        write_json({"models": entries}, arguments.json)
+        write_json(catalog.copied({"models": entries}), arguments.json)
         return 0
     columns = ["model", "layers", "hidden", "heads", "sequence", "source"]
     print_table("Models", columns, [_model_row(name, entry) for name, entry in entries.items()])

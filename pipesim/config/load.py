@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +119,19 @@ def _validate(kind: Kind, data: dict[str, Any], directory: Path) -> tuple[Config
     except ValidationError as error:
         problems = problems_of(error)
         wrong = {detail["loc"][0] for detail in error.errors(include_url=False) if detail["loc"]}
-    sections = {key: _section(kind, key, data[key]) for key in kind.model_fields if key in data and key not in wrong}
+    right = [key for key in kind.model_fields if key in data and key not in wrong]
+    if config is None:
+        sections = {key: _adapter(kind, key).validate_python(data[key]) for key in right}
+    else:
+        sections = {key: getattr(config, key) for key in right}
     problems += _CHECKS[kind](sections, data, directory)
     return config, problems
 
 
-def _section(kind: Kind, key: str, value: Any) -> Any:
-    field = kind.model_fields[key]
-    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
-    return adapter.validate_python(value)
+@cache
+def _adapter(kind: Kind, key: str) -> TypeAdapter[Any]:
+    """What reads one section by itself."""
+    return TypeAdapter(kind.model_fields[key].rebuild_annotation())
 
 
 def _name_overrides(problems: Sequence[Problem], overrides: Sequence[str]) -> list[Problem]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import SLOTS, Costs, Ports, StageSizes, StageTimes
+from pipesim.costs.costs import SLOTS, Costs, Sharing, StageSizes, StageTimes
 from pipesim.costs.layer import LayerCosts
 from pipesim.costs.links import collective_part, crosses_nodes, pipeline_hops, rank_ports
 from pipesim.costs.phases import LayerTimes
@@ -89,7 +89,7 @@ def analytic_costs(
         buffers_bytes=_buffers(priced.activations, cluster, layout, priced.stages),
         capacity_bytes=cluster.gpu.memory_bytes,
         fragmentation=cluster.allowance.fragmentation,
-        **_sharing(cluster, layout, state, priced.stages),
+        sharing=_sharing(cluster, layout, state, priced.stages),
     )
 
 
@@ -189,22 +189,15 @@ def _sizes(
     )
 
 
-class _Sharing(TypedDict, total=False):
-    collective_ports: Ports
-    reduce_share: NDArray[np.float64]
-    unshard_share: NDArray[np.float64]
-
-
-def _sharing(cluster: Cluster, layout: Layout, state: StateCosts, stages: Sequence[Stage]) -> _Sharing:
+def _sharing(cluster: Cluster, layout: Layout, state: StateCosts, stages: Sequence[Stage]) -> Sharing | None:
     """Where data-parallel collectives meet other traffic: on the network once any of them leaves its node."""
     crossing = any(_once(stages, state.leaves_node, state.like))
     reduce = np.array(_once(stages, lambda stage: state.reduce_share(stage, crossing), state.like), np.float64)
     unshard = np.array(_once(stages, lambda stage: state.unshard_share(stage, crossing), state.like), np.float64)
     if not (reduce.any() or unshard.any()):
-        return {}
+        return None
     part = float(collective_part(cluster, layout).min()) if crossing else 1.0
-    ports = rank_ports(cluster, layout, crossing)
-    return {"collective_ports": ports, "reduce_share": part * reduce, "unshard_share": part * unshard}
+    return Sharing(rank_ports(cluster, layout, crossing), part * reduce, part * unshard)
 
 
 def _array(items: Sequence[Item], value: Callable[[Item], float]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ _HOP_S = {"nvlink": 1.9e-6, "pcie": 2.5e-6, "network": 14e-6}
 def in_node_model(link: Link) -> Model:
     """Times of collectives among GPUs that ``link`` joins: measured if the catalog can, else a ring."""
     tables = catalog.load("collectives")
-    if link.catalog_name not in tables:
+    if link.catalog_name is None or link.catalog_name not in tables:
         return Ring(link, {})
     entry = tables[link.catalog_name]
     if "bus_bandwidth" in entry:

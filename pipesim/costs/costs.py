@@ -111,6 +111,19 @@ class StageSizes:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """Ports that data-parallel collectives use under the ``fifo`` and ``fair`` networks.
+
+    ``ports`` of every rank, shape (P, 2), numbered as in `Hops`. ``reduce`` and ``unshard``: how much of those ports a
+    stage's collectives keep busy when they run alone, 0..1, shape (S,).
+    """
+
+    ports: Ports
+    reduce: NDArray[np.float64]
+    unshard: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class HostCopies:
     """Copies of activations to host memory and back, per stage of shape (S,), as one GPU of a rank sees them.
 
@@ -139,9 +152,7 @@ class Costs:
 
     ``pair_factor``: an overlapped pair of ops takes this times the sum of the two durations.
     ``gradient_buckets``: buckets in which a stage's gradients are reduced, shape (S,); one each when None.
-    ``collective_ports``: ports that a rank's data-parallel collectives use, shape (P, 2), or None.
-    ``reduce_share``, ``unshard_share``: how much of those ports a stage's collectives keep busy when they run
-    alone, 0..1, shape (S,); all of them when None.
+    ``sharing``: where data-parallel collectives meet other traffic; nowhere when None.
     ``buffers_bytes``: fixed bytes on every rank (communication buffers, CUDA context), shape (P,); ``fragmentation``:
     share of all that a rank holds at its peak that the allocator reserves besides.
     ``capacity_bytes``: memory of one GPU, or None where no hardware is in sight.
@@ -156,10 +167,8 @@ class Costs:
     capacity_bytes: float | None = None
     pair_factor: float = 1.0
     gradient_buckets: NDArray[np.int64] | None = None
-    collective_ports: Ports | None = None
+    sharing: Sharing | None = None
     host: HostCopies | None = None
-    reduce_share: NDArray[np.float64] | None = None
-    unshard_share: NDArray[np.float64] | None = None
     variants: Variants | None = None
     fragmentation: float = 0.0
 

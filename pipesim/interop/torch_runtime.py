@@ -35,6 +35,9 @@ OLDEST = (2, 6)
 MOST_RANKS = 32
 """More processes than this are no replay but a load test."""
 
+LONGEST_S = 3600.0
+"""Seconds of work for every rank beyond which a replay is a mistake."""
+
 STARTUP_S = 120.0
 """How long importing PyTorch and meeting the other ranks may take on a busy machine."""
 
@@ -106,12 +109,14 @@ def run_on_torch(jobs: Sequence[Job]) -> list[Run]:
     """Run jobs of equally many ranks one after the other, in the same processes.
 
     Raises:
-        TorchError: PyTorch is missing or fails, or there are too many ranks.
+        TorchError: PyTorch is missing or fails, there are too many ranks, or they would take too long.
     """
     check_torch()
     ranks = jobs[0].program.ranks
     if ranks > MOST_RANKS:
         raise TorchError(f"{ranks} ranks are too many to run on one machine; allowed: up to {MOST_RANKS}")
+    for job in jobs:
+        _check_length(job)
     with tempfile.TemporaryDirectory(prefix="pipesim-") as name:
         place = Path(name)
         task = {"ranks": ranks, "jobs": [_written(job, number, place) for number, job in enumerate(jobs)]}
@@ -119,6 +124,19 @@ def run_on_torch(jobs: Sequence[Job]) -> list[Run]:
         _start(place, STARTUP_S + 5.0 * sum(_expected_s(job) for job in jobs))
         found = [json.loads((place / f"rank{rank}.json").read_text()) for rank in range(ranks)]
     return [_read(job, [rank[number] for rank in found]) for number, job in enumerate(jobs)]
+
+
+def _check_length(job: Job) -> None:
+    """Raise TorchError unless the job is over within reason."""
+    if job.steps < 1:
+        raise TorchError(f"{job.steps} steps cannot be measured; allowed: at least 1")
+    step_s = _work_s(job) / job.program.ranks + _calibration_s(job)
+    if not job.steps * step_s <= LONGEST_S:
+        raise TorchError(
+            f"{job.steps} steps, each at least {step_s:.3g} s with its calibration, are too long a replay; "
+            f"allowed: up to {LONGEST_S:.0f} s, which are {int(LONGEST_S / step_s)} such steps; "
+            "shorter ops make shorter steps"
+        )
 
 
 def _written(job: Job, number: int, place: Path) -> dict[str, Any]:
@@ -177,11 +195,19 @@ def _one_stage(turns: Sequence[str]) -> str:
     return ",".join(f"0{kind}{microbatch}" for microbatch, turn in enumerate(turns) for kind in turn) + "\n"
 
 
+def _work_s(job: Job) -> float:
+    """Seconds that the ops of a step take, of all ranks together."""
+    return float(job.first_s.sum() + job.second_s.sum())
+
+
+def _calibration_s(job: Job) -> float:
+    """Seconds of a calibration step."""
+    return 3 * NAP_S * len(_turns(job.program))
+
+
 def _expected_s(job: Job) -> float:
     """Wall-clock seconds of a job if all its ops ran one after the other, and of its calibration."""
-    steps = job.steps + 2
-    naps = 3 * NAP_S * len(_turns(job.program))
-    return steps * (float(job.first_s.sum() + job.second_s.sum()) + float(job.hop_s.max(initial=0.0)) + naps)
+    return (job.steps + 2) * (_work_s(job) + float(job.hop_s.max(initial=0.0)) + _calibration_s(job))
 
 
 def _start(place: Path, limit_s: float) -> None:

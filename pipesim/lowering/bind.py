@@ -174,10 +174,9 @@ def _message_numbers(graph: OpGraph, hop: NDArray[np.int64]) -> NDArray[np.int64
 def _collectives(graph: OpGraph, costs: Costs) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Ports of every node, shape (n, 2), and how many 1024ths of them it keeps busy, shape (n,)."""
     ports, share = np.full((len(graph), 2), -1, np.int32), np.full(len(graph), WHOLE, np.int64)
-    if costs.collective_ports is not None:
-        for kind, shares in ((Kind.REDUCE_GRAD, costs.reduce_share), (Kind.UNSHARD, costs.unshard_share)):
+    if costs.sharing is not None:
+        for kind, shares in ((Kind.REDUCE_GRAD, costs.sharing.reduce), (Kind.UNSHARD, costs.sharing.unshard)):
             nodes = np.flatnonzero(graph.kind == kind)
-            ports[nodes] = costs.collective_ports[graph.rank[nodes]]
-            if shares is not None:
-                share[nodes] = np.ceil(shares[graph.stage[nodes]] * WHOLE).astype(np.int64)
+            ports[nodes] = costs.sharing.ports[graph.rank[nodes]]
+            share[nodes] = np.ceil(shares[graph.stage[nodes]] * WHOLE).astype(np.int64)
     return ports, share

@@ -5,6 +5,7 @@ The choice is made when the picture is drawn, so it follows the file's resolutio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pipesim.report import coverage, labels
 from pipesim.report.boxes import Boxes
 from pipesim.report.colours import MUTED, ink_on
+from pipesim.report.figures import root_figure
 
 Floats = NDArray[np.float64]
 
@@ -44,9 +46,9 @@ SEPARATOR = 0.7
 class Bars(Artist):
     """All boxes of a chart as one artist on ``axes``, whose x axis is in seconds and whose y axis is in lanes."""
 
-    def __init__(self, axes: Axes, boxes: Boxes, note: bool = True) -> None:
+    def __init__(self, axes: Axes, boxes: Boxes) -> None:
         super().__init__()
-        self.boxes, self.note = boxes, note
+        self.boxes, self.as_shares = boxes, False
         self.set_in_layout(False)
         self.set_zorder(2)
         axes.add_artist(self)
@@ -57,6 +59,7 @@ class Bars(Artist):
         if not self.get_visible() or self.axes is None:
             return
         boxes = _within(self.boxes, *sorted(self.axes.get_xlim()))
+        self.as_shares = False
         for layer in np.unique(boxes.layer):
             own = boxes.select(boxes.layer == layer)
             if self._too_fine(own):
@@ -154,8 +157,7 @@ class Bars(Artist):
         self._set_gc_clip(gc)  # type: ignore[attr-defined]
         renderer.draw_image(gc, columns[0], rows[0], np.ascontiguousarray(image))
         gc.restore()
-        if self.note:
-            self._draw_note(renderer)
+        self.as_shares = True
 
     def _pixel_grid(self, axis: int, renderer: RendererBase) -> tuple[Floats, Floats]:
         """Pixel borders across the axes along x (0) or y (1): in display units and in data units."""
@@ -167,13 +169,26 @@ class Bars(Artist):
         points[:, axis] = display
         return display, np.asarray(self.axes.transData.inverted().transform(points)[:, axis], np.float64)
 
-    def _draw_note(self, renderer: RendererBase) -> None:
-        assert self.axes is not None
-        shift = ScaledTranslation(0, 4 / 72, self.axes.figure.dpi_scale_trans)
-        style: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7, "color": MUTED, "style": "italic"}
-        note = Text(1.0, 1.0, NOTE, transform=self.axes.transAxes + shift, **style)
-        note.set_figure(self.axes.figure)
-        note.draw(renderer)
+
+class Note(Text):
+    """Says that heights are shares, at the right end of ``axes``, where any of ``bars``, drawn before, is too fine.
+
+    ``y`` is in points above the axes, or below them where it is negative.
+    """
+
+    def __init__(self, axes: Axes, bars: Sequence[Bars], y: float) -> None:
+        shift = ScaledTranslation(0, y / 72, root_figure(axes).dpi_scale_trans)
+        edge, side = (0.0, "top") if y < 0 else (1.0, "bottom")
+        style: dict[str, Any] = {"ha": "right", "va": side, "fontsize": 7, "color": MUTED, "style": "italic"}
+        super().__init__(1.0, edge, NOTE, transform=axes.transAxes + shift, **style)
+        self.bars = bars
+        self.set_in_layout(False)
+        axes.add_artist(self)
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw if there is something to say."""
+        if any(each.as_shares for each in self.bars):
+            super().draw(renderer)
 
 
 def _within(boxes: Boxes, first: float, last: float) -> Boxes:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pipesim.report import legend as legends
 from pipesim.report import numbers
+from pipesim.report.bars import Bars, Note
 from pipesim.report.colours import ALARM, GRID, INK, MUTED
 from pipesim.report.compare import Run, verdict
 from pipesim.report.figures import new_figure
@@ -72,6 +73,7 @@ def _charts(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
             ax.set_xlabel("")
             ax.tick_params(axis="x", length=0, labelbottom=False)
     show_time(axes[-1], unit)
+    Note(axes[-1], [child for ax in axes for child in ax.get_children() if isinstance(child, Bars)], y=-22)
 
 
 def _name(ax: Axes, run: Run, first: Run, unit: str) -> None:

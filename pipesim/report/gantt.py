@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from pipesim.report import legend as legends
 from pipesim.report import numbers
-from pipesim.report.bars import Bars
+from pipesim.report.bars import Bars, Note
 from pipesim.report.boxes import boxes_of
 from pipesim.report.colours import IDLE, INK, MUTED, QUIET
 from pipesim.report.critical import Steps, draw_path, path_steps
@@ -73,12 +73,13 @@ def gantt(
     elif memory is not None:
         below = _attach(ax)
     _draw_lanes(ax, layout, span)
-    Bars(ax, boxes_of(ops, layout), note=legend)
+    bars = Bars(ax, boxes_of(ops, layout))
     if critical_path is not None:
         draw_path(ax, layout, path_steps(frame, critical_path))
     _dress(ax, layout, span, time_unit)
     rows = 0
     if legend:
+        Note(ax, [bars], y=4)
         found = legends.entries(ops, resources, critical_path is not None)
         rows = legends.add(ax, found, _columns(ax, found))
     if title:

@@ -13,20 +13,14 @@ from pipesim.report.boxes import Boxes
 
 Floats = NDArray[np.float64]
 
-LARGEST, SMALLEST = 9.0, 4.5
-"""Font sizes in points."""
+LARGEST, SMALLEST, STEP = 9.0, 4.5, 0.5
+"""Font sizes in points, and what they are multiples of."""
 
 PADDING, LEADING = 2.4, 1.2
 """Points left free beside a number, and above and below it, both sides together."""
 
-ROUNDING = 1e-6
-"""Points by which equally large boxes may differ because corners are rounded."""
-
-ENOUGH = 0.8
-"""Share of a kind's numbers that must fit for any of them to be drawn: single digits alone would mislead."""
-
-STEPS = 4
-"""Boxes of one kind that are wider by up to the STEPS-th root of two count as equally wide."""
+NEARLY_ALL = 0.95
+"""Share of the numbers that are equally large: the few with less room are smaller."""
 
 _FONT = FontProperties(family="DejaVu Sans")
 """Comes with Matplotlib, so that pictures are alike everywhere; its digits are all equally wide."""
@@ -54,26 +48,18 @@ def _digit_height() -> float:
 def fit(boxes: Boxes, width: Floats, height: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Every box's font size, and which boxes carry their number; ``width`` and ``height`` in points.
 
-    One size for all boxes of about one height: the largest at which nearly all their numbers fit.
+    A box carries its number where the longest number of all would have room: single digits alone would mislead.
+    Of boxes of about one height, nearly all numbers are equally large.
     """
-    size, fits = np.full(len(boxes), SMALLEST), np.zeros(len(boxes), bool)
     asking = boxes.label >= 0
     if not asking.any():
-        return size, fits
-    outlines = np.array([text_size("0" * digits) for digits in range(1, len(str(int(boxes.label.max()))) + 1)])
-    text = outlines[np.char.str_len(np.maximum(boxes.label, 0).astype(str)) - 1]
-    limit = np.minimum((width - PADDING) / text[:, 0], (height - LEADING) / text[:, 1])
+        return np.zeros(len(boxes)), asking
+    wide, high = text_size("0" * len(str(int(boxes.label.max()))))
+    room = np.minimum((width - PADDING) / wide, (height - LEADING) / high)
+    size = np.minimum(np.floor(room / STEP) * STEP, LARGEST)
+    fits = asking & (size >= SMALLEST)
     whole = height > 0.7 * height[asking].max()
-    for group in (asking & whole, asking & ~whole):
+    for group in (fits & whole, fits & ~whole):
         if group.any():
-            size[group] = np.clip(np.quantile(limit[group], 0.05), SMALLEST, LARGEST)
-            fits[group] = _legible(boxes.style[group], width[group], (limit >= size - ROUNDING)[group])
+            size[group] = np.minimum(size[group], np.quantile(size[group], 1 - NEARLY_ALL, method="lower"))
     return size, fits
-
-
-def _legible(style: NDArray[np.int64], width: Floats, fits: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Take back the numbers of boxes of one kind and about one width of which not enough fit."""
-    steps = np.rint(STEPS * np.log2(np.maximum(width, SMALLEST))).astype(np.int64)
-    style = np.unique(np.stack([style, steps]), axis=1, return_inverse=True)[1].ravel()
-    enough = np.bincount(style, fits) >= ENOUGH * np.bincount(style)
-    return np.asarray(fits & enough[style], np.bool_)

@@ -166,11 +166,12 @@ def compare(
     called with how many plans are done, and of how many.
 
     A plan that its schedule cannot run becomes a row that says why. Raises ConfigError for any other error in a
-    config, and ScheduleError for an unknown schedule.
+    config, ScheduleError for an unknown schedule, and PipesimError where only some of the configs have a cluster.
     """
     several = _listed(configs)
     wanted = list(schedules.values()) if isinstance(schedules, Mapping) else schedules
     loaded = [one for config in several for one in _loaded(config, wanted, overrides)]
+    _check_units(loaded)
     if labels is None:
         asked = list(schedules) if isinstance(schedules, Mapping) else [name_of(one) for one in wanted or ()]
         labels = _labels(loaded, asked * len(several))
@@ -187,6 +188,25 @@ def _listed(configs: Config | Source | Iterable[Config | Source]) -> list[Config
 
     one = isinstance(configs, str | os.PathLike | Mapping | AbstractConfig | ClusterConfig)
     return [configs] if one else list(configs)  # type: ignore[list-item, arg-type]
+
+
+def _check_units(plans: Sequence[Config | _Refused]) -> None:
+    """Plain numbers are not to be held against seconds and bytes.
+
+    Raises:
+        PipesimError: some plans have a cluster and some are abstract; the message names one of each.
+    """
+    from pipesim.config import AbstractConfig, ClusterConfig
+
+    first = {type(plan): index for index, plan in reversed(list(enumerate(plans)))}
+    if AbstractConfig in first and ClusterConfig in first:
+        abstract, real = (
+            plans[first[form]].source or f"config {first[form] + 1}" for form in (AbstractConfig, ClusterConfig)
+        )
+        raise PipesimError(
+            f"{abstract} has costs in plain numbers, without a cluster, and {real} has seconds and bytes on a cluster: "
+            "they have no unit in common; compare them apart"
+        )
 
 
 def name_of(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +84,9 @@ class Measurement:
     @property
     def gpus(self) -> int:
         """GPUs of the job."""
+        shared = self.source.config.get("parallelism", {})
         axes = ("pipeline", "tensor", "data", "context")
-        sizes = [int(self.setting(f"parallelism.{axis}") or 1) for axis in axes]
-        return sizes[0] * sizes[1] * sizes[2] * sizes[3]
+        return math.prod(int(self.setting(f"parallelism.{axis}") or shared.get(axis, 1)) for axis in axes)
 
     @property
     def label(self) -> str:
@@ -125,7 +126,7 @@ def _plain(value: str) -> str:
     return value.translate(str.maketrans("", "", '{}[]:,"')).replace("base ", "")
 
 
-def _source(name: str, entry: dict[str, Any]) -> Source:
+def _source(name: str, entry: Mapping[str, Any]) -> Source:
     return Source(
         name=name,
         title=entry["title"],
@@ -133,8 +134,8 @@ def _source(name: str, entry: dict[str, Any]) -> Source:
         kind=entry["kind"],
         family=entry["family"],
         note=" ".join(entry["note"].split()),
-        left_out=tuple(entry.get("left_out", ())),
-        config=entry["config"],
+        left_out=tuple(map(catalog.copied, entry.get("left_out", ()))),
+        config=catalog.copied(entry["config"]),
     )
 
 

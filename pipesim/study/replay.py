@@ -118,7 +118,7 @@ def replay(
         profile: an existing directory for one Kineto trace per rank, of one more step.
 
     Raises:
-        TorchError: PyTorch is missing or fails, or there are too many ranks.
+        TorchError: PyTorch is missing or fails, there are too many ranks, or a replay would take too long.
         PipesimError: PyTorch's runtime cannot run the schedule.
     """
     return replay_all([config], steps=steps, op_s=op_s, to=to, profile=profile)[0]
@@ -200,7 +200,7 @@ def pipeline_only(costs: Costs) -> Costs:
         times = each.times
         simple = StageTimes.simple(times.forward, times.input_grad + times.recompute, times.weight_grad)
         sizes = replace(each.sizes, message=message)
-        return replace(each, times=simple, sizes=sizes, gradient_buckets=None, collective_ports=None)
+        return replace(each, times=simple, sizes=sizes, gradient_buckets=None, sharing=None)
 
     return costs.changed(change)
 
@@ -233,7 +233,7 @@ def _scale(timeline: Timeline, op_s: float | None) -> float:
     ops = np.count_nonzero(duration) + np.count_nonzero(timeline.graph.paired)
     mean = int(duration.sum()) / ops
     if op_s is not None:
-        return op_s * PICOSECONDS / mean
+        return op_s / (mean / PICOSECONDS)
     return min(OP_S * PICOSECONDS / mean, LONGEST_S * PICOSECONDS / timeline.makespan)
 
 

@@ -29,12 +29,12 @@ BATCH_TOKENS = 2**21
 """Tokens of a step, about: what models of tens of billions of parameters are trained with (Brown et al. 2020,
 arXiv 2005.14165, table 2.1: 0.5 to 3.2 million)."""
 
-STATE_BYTES = 16
-"""Bytes per parameter that mixed precision with Adam needs over all GPUs at least, however they are shared out
-(arXiv 1910.02054, section 3.1)."""
+HELD_BYTES, SHARED_BYTES = 4, 12
+"""Bytes per parameter that mixed precision with Adam needs at least: 16-bit weights and gradients on every replica,
+and the optimizer's state, which replicas share with ZeRO-1 (arXiv 1910.02054, section 3.1)."""
 
 ROOM = 0.94
-"""Share of a GPU's memory that a plan may use: the rest is for fragmentation, which is not simulated."""
+"""Share of a GPU's memory that a plan may use: the rest is for what is not simulated."""
 
 LARGEST = 16384
 """GPUs beyond which no fitting plan is looked for."""
@@ -118,6 +118,11 @@ class Split(NamedTuple):
         """Replicas."""
         return self.gpus // (self.tensor * self.pipeline)
 
+    def state_bytes(self, parameters: int) -> float:
+        """What a GPU holds of weights, gradients and optimizer state at least: its even share of all."""
+        own = parameters / (self.tensor * self.pipeline)
+        return own * (HELD_BYTES / self.expert + SHARED_BYTES / self.data)
+
 
 @dataclass(frozen=True)
 class _Search:
@@ -128,8 +133,8 @@ class _Search:
     wish: Wish
 
     def plans(self, gpus: int, progress: Progress | None) -> list[Starter]:
-        """Every split that can be, each with as little recomputation as fits."""
-        splits, found = list(self.splits(gpus)), []
+        """Every split that can be and may fit, each with as little recomputation as does."""
+        splits, found = self.likely(gpus), []
         for index, split in enumerate(splits):
             plan = self.plan(split)
             found += [plan] if plan is not None else []
@@ -139,32 +144,45 @@ class _Search:
 
     def smallest(self, progress: Progress | None) -> Starter:
         """The fastest plan on the smallest number of GPUs, doubling from one node, on which any fits."""
+        gpus = self.enough()
+        best = _fastest(self.plans(gpus, progress)) if gpus else None
+        if best is None:
+            raise PipesimError(f"{self.wish.model} fits on no {LARGEST} x {self.wish.gpu} in any of the usual ways")
+        return best
+
+    def enough(self) -> int | None:
+        """The smallest number of GPUs, doubling from one node, on which anything fits; None for too many."""
         gpus = NODE
-        while gpus <= LARGEST:
-            plans = self.plans(gpus, progress) if self.state_fits(gpus) else []
-            best = _fastest(plans)
-            if best is not None:
-                return best
+        while gpus <= LARGEST and not self.fits_on(gpus):
             gpus *= 2
-        raise PipesimError(f"{self.wish.model} fits on no {LARGEST} x {self.wish.gpu} in any of the usual ways")
+        return gpus if gpus <= LARGEST else None
+
+    def fits_on(self, gpus: int) -> bool:
+        """Whether any split fits with full recomputation, the leanest; the likeliest are tried first."""
+        plans = (_simulated(self.config(split, "full")) for split in sorted(self.likely(gpus), key=self.least_bytes))
+        return any(plan is not None and plan.fits for plan in plans)
+
+    def likely(self, gpus: int) -> list[Split]:
+        """Splits whose state alone leaves room."""
+        return [split for split in self.splits(gpus) if self.least_bytes(split) <= self.room_bytes]
 
     def nothing_fits(self, gpus: int, plans: Sequence[Starter]) -> str:
         """What comes closest, and how many GPUs would do."""
-        name = f"{gpus}x{self.wish.gpu}"
-        try:
-            enough = self.smallest(None).config["cluster"]
-            hint = f"; it fits on {enough['nodes'] * enough['gpus_per_node']}x{self.wish.gpu}"
-        except PipesimError:
-            hint = ""
-        if not plans:
-            return f"{self.wish.model} cannot be split over {name}{hint}"
+        name, enough = f"{gpus}x{self.wish.gpu}", self.enough()
+        hint = f"; it fits on {enough}x{self.wish.gpu}" if enough else ""
         peaks = [plan.result.metrics["memory"]["peak_bytes"] for plan in plans]
-        need, room = format_bytes(min(peaks)), format_bytes(ROOM * self.gpu.memory_bytes)
-        return f"{self.wish.model} does not fit on {name}: it needs {need} on some GPU, with {room} to use{hint}"
+        need = min(peaks, default=min(self.least_bytes(split) for split in self.splits(gpus)))
+        short = f"it needs {format_bytes(need)} on some GPU, with {format_bytes(self.room_bytes)} to use"
+        return f"{self.wish.model} does not fit on {name}: {short}{hint}"
 
-    def state_fits(self, gpus: int) -> bool:
-        """Whether weights, gradients and optimizer state alone would fit if they were shared out evenly."""
-        return parameters(self.model) * STATE_BYTES <= gpus * self.gpu.memory_bytes
+    @property
+    def room_bytes(self) -> float:
+        """What a plan may use of a GPU's memory."""
+        return ROOM * self.gpu.memory_bytes
+
+    def least_bytes(self, split: Split) -> float:
+        """What some GPU needs at least, however little it holds beside its state."""
+        return split.state_bytes(parameters(self.model))
 
     def splits(self, gpus: int) -> Iterator[Split]:
         """Tensor ranks within a node, pipeline ranks over the rest, experts over replicas."""

@@ -56,6 +56,14 @@ def test_json_is_alone_on_standard_output(run: Any, config: Path, simulated: lis
     assert [plan["label"] for plan in json.loads(out)["plans"]] == ["gpipe", "1f1b"]
 
 
+def test_configs_with_and_without_a_cluster_are_bad_input(run: Any, config: Path, simulated: list[Any]) -> None:
+    real = Path(__file__).parents[2] / "configs" / "gpt3_175b_a100.yaml"
+    code, out, err = run("compare", config, real)
+    assert (code, out, simulated) == (2, "", [])
+    assert f"{config} has costs in plain numbers" in err
+    assert f"{real} has seconds and bytes on a cluster" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

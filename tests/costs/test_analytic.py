@@ -249,13 +249,13 @@ def test_gradients_meet_pipeline_traffic_on_the_links_that_their_replicas_use(la
     """NVLink ports while all replicas are in one node, network ports otherwise."""
     priced = costs(model_from_catalog("gpt2-1.3b"), layout, Training(zero=1, global_batch=64), 2)
     nodes = build_cluster("a100-sxm-80gb", nodes=max(layout.nodes, 1))
-    assert priced.collective_ports.tolist() == rank_ports(nodes, layout, crossing).tolist()
-    for share in (priced.reduce_share, priced.unshard_share):
+    assert priced.sharing.ports.tolist() == rank_ports(nodes, layout, crossing).tolist()
+    for share in (priced.sharing.reduce, priced.sharing.unshard):
         assert ((share > 0.4) & (share <= 1)).all()
 
 
 def test_without_replicas_no_collective_shares_links():
-    assert costs().collective_ports is None
+    assert costs().sharing is None
 
 
 def test_gathering_beside_computing_slows_it_down():

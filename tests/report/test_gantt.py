@@ -15,13 +15,16 @@ from timeline_frames import memory_of, run, run_torch, run_two_routes, with_comm
 
 import pipesim
 from pipesim.errors import PipesimError
-from pipesim.report import bars, labels
+from pipesim.report import bars, compare, labels
 from pipesim.report.bars import Bars
 from pipesim.report.boxes import STRIPE_HEIGHT, boxes_of
 from pipesim.report.colours import STRIPE, paint, rgb
 from pipesim.report.figures import encode, new_figure
 from pipesim.report.gantt import gantt, rank_step
 from pipesim.report.lanes import checked, choose_resources, lay_out
+
+
+SPLIT = {"forward": 1, "input_grad": 1, "weight_grad": 1}
 
 
 def boxes(frame, lanes=("compute",)):
@@ -149,14 +152,29 @@ def test_pairs_do_not_shrink_the_numbers_of_others(monkeypatch):
     assert size[half].max() < size[~half].min()
 
 
-def test_rounded_corners_take_no_number_away(monkeypatch):
-    """Boxes of one height up to rounding have room for the same numbers."""
-    frame = run_torch("DualPipeV_p4_m8_v2.csv", 4, v_shape=True, times=(4, 4, 4))
-    low = new_figure(10, 1.3).add_subplot()
-    (found, width, height), (_, fits) = drawn_labels(gantt(frame, low), monkeypatch)[-1]
-    rounded = height * (1 - 1e-12 * (found.style % 2))
-    assert fits.all()
-    assert labels.fit(found, width, rounded)[1].all()
+def test_every_pair_of_a_comparison_carries_its_numbers(monkeypatch):
+    """Half-height boxes beside whole ones of another plan, with one digit and with two."""
+    for ranks, microbatches in ((4, 8), (8, 16)):
+        setting = {"pipeline": {"ranks": ranks, "microbatches": microbatches}, "costs": SPLIT}
+        figure = pipesim.compare({**setting, "schedule": "1f1b"}, ["gpipe", "dualpipe-v"]).plot()
+        (found, _, height), (_, fits) = drawn_labels(figure.axes[3], monkeypatch)[-1]
+        half = height < 0.7 * height.max()
+        assert half.sum() > ranks * microbatches
+        assert fits[half].all()
+        assert (found.label[half] >= 0).all()
+
+
+def test_boxes_with_little_less_room_carry_smaller_numbers():
+    """The few that are lower than the others, by rounding or really, lose no number as long as the smallest fits."""
+    found = boxes(run("1f1b", 4, 8))
+    width, height = np.full(len(found), 20.0), np.full(len(found), 8.0)
+    for lower, smaller in ((8.0 * (1 - 1e-12), 0.0), (7.0, 1.0)):
+        height[5] = lower
+        size, fits = labels.fit(found, width, height)
+        assert fits.all()
+        assert len(np.unique(np.delete(size, 5))) == 1
+        assert size[4] - size[5] == pytest.approx(smaller, abs=labels.STEP)
+        assert size[5] * labels.text_size("0")[1] < lower
 
 
 def test_numbers_that_do_not_fit_are_left_out(monkeypatch):
@@ -217,6 +235,13 @@ def test_dense_charts_say_that_heights_are_shares():
     assert bars.NOTE in svg_text(ax)
     ax.set_xlim(1.0, 1.05)
     assert bars.NOTE not in svg_text(ax)
+
+
+def test_a_comparison_says_once_that_heights_are_shares():
+    """Whichever of its charts is too fine, and not where none is."""
+    fine, coarse = (("plan", {}, run("1f1b", *shape), None) for shape in ((64, 512), (4, 8)))
+    for runs, times in (([coarse, coarse], 0), ([fine, coarse], 1), ([fine, fine], 1)):
+        assert encode(compare.figure(runs), "svg", 72).decode().count(f"<!-- {bars.NOTE} -->") == times
 
 
 def svg_text(ax):

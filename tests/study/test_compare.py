@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import pipesim
+from pipesim.errors import PipesimError
 
 CONFIG: dict[str, Any] = {
     "pipeline": {"ranks": 4, "microbatches": 8},
@@ -45,6 +46,23 @@ def test_schedules_with_options_are_named_by_them() -> None:
     assert comparison.frame.index.tolist() == ["breadth-first (backward_order descending)", "breadth-first"]
     chunks = [result.metrics["config"]["schedule"]["chunks"] for result in comparison.results]
     assert chunks == [2, 4]
+
+
+def test_plain_numbers_are_not_compared_with_seconds() -> None:
+    """Neither in a table nor in a figure; the message says which config is which, and nothing is simulated."""
+    real = {
+        "model": "gpt2-1.3b",
+        "cluster": {"gpu": "a100-sxm-40gb", "gpus_per_node": 4, "nodes": 1},
+        "parallelism": {"pipeline": 4},
+        "schedule": "1f1b",
+        "training": {"micro_batch": 1, "global_batch": 8},
+    }
+    calls: list[tuple[int, int]] = []
+    with pytest.raises(PipesimError, match=r"^config 2 has costs in plain numbers.* and config 1 has seconds and bytes"):
+        pipesim.compare([real, CONFIG, real], progress=lambda *call: calls.append(call))
+    assert calls == []
+    with pytest.raises(PipesimError, match="they have no unit in common"):
+        pipesim.compare([pipesim.load(CONFIG), pipesim.load(real)], ["gpipe", "1f1b"])
 
 
 def test_overrides_hold_for_loaded_configs() -> None:

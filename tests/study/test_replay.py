@@ -162,6 +162,26 @@ def test_what_cannot_be_replayed_is_refused(
         pipesim.replay({**config(4, name="1f1b"), **change})
 
 
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        ({"steps": 0}, "0 steps cannot be measured; allowed: at least 1"),
+        # 4 micro-batches of F and B on a rank, 0.08 s each, and 8 calibrating ones of 3 naps of 5 ms
+        (
+            {"steps": 10**9, "op_s": 0.08},
+            r"1000000000 steps, each at least 0\.76 s .*: up to 3600 s, which are 4736 such",
+        ),
+        ({"steps": 1, "op_s": 1e5}, r"1 steps, each at least 8e\+05 s .* which are 0 such steps"),
+    ],
+)
+def test_a_replay_has_an_end(monkeypatch: pytest.MonkeyPatch, length: dict[str, Any], message: str) -> None:
+    """No process is started for one that would take hours."""
+    monkeypatch.setattr(torch_runtime, "version", lambda _: "2.13.0")
+    monkeypatch.setattr(torch_runtime, "_start", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(TorchError, match=message):
+        pipesim.replay(config(4, name="1f1b"), **length)
+
+
 def test_help_does_not_need_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", "--help"]) == 0
     assert "--op-time" in capsys.readouterr().out

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 import pipesim
+from pipesim.config.model import build_model
 from pipesim.errors import ConfigError, PipesimError
-from pipesim.study.starter import ROOM, Wish, starter
+from pipesim.hardware.gpu import build_gpu
+from pipesim.study.starter import ROOM, Wish, _Search, _simulated, starter
 from pipesim.study.starter_file import starter_file
 
 
@@ -55,6 +58,31 @@ def test_without_a_number_it_takes_the_fewest_nodes():
     assert cluster["nodes"] == 2
     with pytest.raises(PipesimError, match=r"does not fit on 8xv100-sxm2-32gb: it needs .* it fits on 16xv100"):
         starter(Wish.read("gpt-22b", "8xv100-sxm2-32gb"))
+
+
+@pytest.mark.parametrize(("model", "gpus"), [("gpt2-1.3b", 8), ("mixtral-8x7b", 16)])
+def test_no_split_needs_less_than_its_state(model, gpus):
+    """So that those that are not simulated for that reason would not have fitted: peaks are above the bound."""
+    search = _Search(build_model(model, Path()), build_gpu("h100-sxm-80gb"), Wish(model, "h100-sxm-80gb", gpus))
+    simulated = [(split, _simulated(search.config(split, "full"))) for split in search.splits(gpus)]
+    found = [(search.least_bytes(split), plan.result.metrics["memory"]["peak_bytes"]) for split, plan in simulated if plan]
+    assert len(found) > 8
+    assert all(0 < least < peak for least, peak in found)
+
+
+def test_what_can_never_fit_is_not_simulated(monkeypatch):
+    """A trillion parameters on one small GPU: only the number of GPUs that would do is looked for, in few plans."""
+    tried = []
+
+    def spy(config):
+        tried.append(config)
+        return _simulated(config)
+
+    monkeypatch.setattr("pipesim.study.starter._simulated", spy)
+    with pytest.raises(PipesimError, match=r"it needs 16\.1 TB on some GPU.* it fits on 4096xp100-pcie-16gb"):
+        starter(Wish.read("gpt-1t", "1xp100-pcie-16gb"))
+    assert min(config["cluster"]["nodes"] for config in tried) > 100
+    assert len(tried) < 30
 
 
 @pytest.mark.parametrize(
