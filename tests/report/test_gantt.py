@@ -23,7 +23,6 @@ from pipesim.report.figures import encode, new_figure
 from pipesim.report.gantt import gantt, rank_step
 from pipesim.report.lanes import checked, choose_resources, lay_out
 
-
 SPLIT = {"forward": 1, "input_grad": 1, "weight_grad": 1}
 
 
