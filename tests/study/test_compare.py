@@ -58,7 +58,9 @@ def test_plain_numbers_are_not_compared_with_seconds() -> None:
         "training": {"micro_batch": 1, "global_batch": 8},
     }
     calls: list[tuple[int, int]] = []
-    with pytest.raises(PipesimError, match=r"^config 2 has costs in plain numbers.* and config 1 has seconds and bytes"):
+    with pytest.raises(
+        PipesimError, match=r"^config 2 has costs in plain numbers.* and config 1 has seconds and bytes"
+    ):
         pipesim.compare([real, CONFIG, real], progress=lambda *call: calls.append(call))
     assert calls == []
     with pytest.raises(PipesimError, match="they have no unit in common"):

@@ -65,7 +65,9 @@ def test_no_split_needs_less_than_its_state(model, gpus):
     """So that those that are not simulated for that reason would not have fitted: peaks are above the bound."""
     search = _Search(build_model(model, Path()), build_gpu("h100-sxm-80gb"), Wish(model, "h100-sxm-80gb", gpus))
     simulated = [(split, _simulated(search.config(split, "full"))) for split in search.splits(gpus)]
-    found = [(search.least_bytes(split), plan.result.metrics["memory"]["peak_bytes"]) for split, plan in simulated if plan]
+    found = [
+        (search.least_bytes(split), plan.result.metrics["memory"]["peak_bytes"]) for split, plan in simulated if plan
+    ]
     assert len(found) > 8
     assert all(0 < least < peak for least, peak in found)
 
