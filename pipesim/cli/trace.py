@@ -50,7 +50,9 @@ def _summary(found: Trace, step: int | None, metrics: dict[str, Any]) -> str:
         aligned(["rank", "busy", "bubble fraction", *_where(metrics)], [_row(rank) for rank in metrics["ranks"]])
     )
     if "time_breakdown" not in metrics:
-        lines.append("Not one whole training step on all ranks, so what the bubbles wait for is not known.")
+        lines.append(
+            "Not one whole training step on all ranks and by one route, so what the bubbles wait for is not known."
+        )
     lines.append("Profile, medians:")
     lines.append(_profile(found))
     return "\n".join(lines)

@@ -50,6 +50,9 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 """Name of a kind of event -> kind of op, and the stream that it occupies."""
 
+LARGEST = 2**31
+"""No stage, step or micro-batch has a larger number."""
+
 _UNITS = {"": 1.0, "_s": 1.0, "_ms": 1e-3, "_us": 1e-6}
 _NEEDED = ("stage", "kind", "start", "duration")
 
@@ -69,6 +72,9 @@ def read_events(path: Path) -> Observation:
         notes.append(f"{table['dp_rank'].nunique()} data-parallel replicas; replica {int(first)} was kept")
         table = table[table["dp_rank"] == first].reset_index(drop=True)
     frame = _frame(table)
+    present, ranks = frame["rank"].nunique(), int(table["stage"].max()) + 1
+    if present < ranks:
+        notes.append(f"{present} of {ranks} pipeline ranks are in the table; the others are left out of all measures")
     compute = frame[frame["resource"] == "compute"]
     whole, partial = whole_steps(compute)
     frame = frame[frame["step"].isin(whole["step"])]
@@ -96,7 +102,7 @@ def _columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         for column, others in NAMES.items():
             for unit, scale in _UNITS.items():
                 if str(name).strip() in [other + unit for other in others] and column not in found:
-                    found[column] = _numbers(table[name], path) * scale if column != "kind" else table[name].astype(str)
+                    found[column] = _read(column, table[name], path, scale)
     missing = [column for column in _NEEDED if column not in found]
     if missing:
         allowed = "; ".join(f"{column}: {', '.join(NAMES[column])}" for column in missing)
@@ -106,13 +112,29 @@ def _columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def _read(column: str, values: pd.Series[Any], path: Path, scale: float) -> pd.Series[Any]:
+    """A column as text, seconds or whole numbers."""
+    if column == "kind":
+        return values.astype(str)
+    if column in ("start", "duration"):
+        return _numbers(values, path) * scale
+    numbers = _numbers(values, path)
+    least, wanted = (0, "a whole number from 0 on") if column == "stage" else (-LARGEST, "a whole number")
+    _check(numbers.between(least, LARGEST) & (numbers % 1 == 0), values, path, wanted)
+    return numbers.astype(np.int64)
+
+
 def _numbers(column: pd.Series[Any], path: Path) -> pd.Series[float]:
     numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
-    bad = ~np.isfinite(numbers)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise TraceError(f"{path}: column {column.name}, row {row + 1}: '{column.iloc[row]}' is no number")
+    _check(numbers.abs() < np.inf, column, path, "a number")
     return numbers
+
+
+def _check(good: pd.Series[bool], column: pd.Series[Any], path: Path, wanted: str) -> None:
+    """Raise TraceError for the first value that is not what is wanted."""
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise TraceError(f"{path}: column {column.name}, row {row + 1}: '{column.iloc[row]}' is not {wanted}")
 
 
 def _known_kinds(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -130,11 +152,11 @@ def _known_kinds(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[st
 
 
 def _frame(table: pd.DataFrame) -> pd.DataFrame:
-    rank = table["stage"].astype(np.int64)
-    chunk = table["chunk"].astype(np.int64).clip(lower=0) if "chunk" in table else 0
+    rank = table["stage"]
+    chunk = table["chunk"].clip(lower=0) if "chunk" in table else 0
     frame = pd.DataFrame(
         {
-            "rank": rank,
+            "rank": rank.rank(method="dense").astype(np.int64) - 1,
             "resource": table["kind"].map(lambda name: KINDS[name][1]),
             "kind": table["kind"].map(lambda name: KINDS[name][0]),
             "stage": chunk * (int(rank.max()) + 1) + rank,
@@ -142,10 +164,10 @@ def _frame(table: pd.DataFrame) -> pd.DataFrame:
             "start_s": table["start"],
             "end_s": table["start"] + table["duration"],
             "pair": -1,
-            "step": table["step"].astype(np.int64) if "step" in table else 0,
+            "step": table.get("step", 0),
         }
     )
-    given = table["microbatch"].astype(np.int64) if "microbatch" in table else pd.Series(-1, index=table.index)
+    given = table["microbatch"] if "microbatch" in table else pd.Series(-1, index=table.index)
     counted = occurrences(frame, ("step", "rank", "stage", "kind"))
     frame["microbatch"] = np.where(given >= 0, given, counted)
     frame.loc[~frame["resource"].isin(["compute", "p2p"]), "microbatch"] = -1

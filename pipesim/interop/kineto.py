@@ -34,6 +34,7 @@ from pipesim.interop.observation import (
     finished,
     occurrences,
     pipeline_ranks,
+    routes,
     whole_steps,
 )
 from pipesim.ir.op import Op, Pair, parse
@@ -282,10 +283,11 @@ def _renamed(name: str, stage: int) -> str:
 
 def _observed(processes: dict[Hashable, list[_Seen]], bases: dict[Hashable, int]) -> Observation:
     """All processes on one clock, as one table."""
-    stages = {
-        process: frozenset(one.stage for each in seen for one in _ops(each.op)) for process, seen in processes.items()
+    work = {
+        process: frozenset((one.stage, one.microbatch) for each in seen for one in _ops(each.op))
+        for process, seen in processes.items()
     }
-    rank_of, notes = pipeline_ranks(stages)
+    rank_of, notes = pipeline_ranks(work)
     origin = min(bases.values())
     rows = [
         row
@@ -293,10 +295,10 @@ def _observed(processes: dict[Hashable, list[_Seen]], bases: dict[Hashable, int]
         for row in _rows(rank, processes[process], (bases[process] - origin) / 1e9)
     ]
     names = ("rank", "kind", "stage", "microbatch", "start_s", "end_s", "pair")
-    frame = pd.DataFrame(rows, columns=list(names)).assign(resource="compute", route=0)
+    frame = pd.DataFrame(rows, columns=list(names)).assign(resource="compute")
     frame["step"] = occurrences(frame, ("rank", "kind", "stage", "microbatch"))
     frame, partial = whole_steps(frame)
-    return finished(frame, [*notes, *partial])
+    return finished(frame.assign(route=routes(frame)), [*notes, *partial])
 
 
 def _rows(rank: int, seen: Sequence[_Seen], offset_s: float) -> Iterator[tuple[Any, ...]]:

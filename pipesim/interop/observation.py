@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,10 @@ from pipesim.ir.op import COMPUTE_KINDS
 COMPUTE = [kind.name for kind in COMPUTE_KINDS]
 
 COLUMNS = ("rank", "resource", "kind", "stage", "microbatch", "route", "start_s", "end_s", "pair", "step")
+
+
+NAMED = 16
+"""So many missing stages are named at most."""
 
 
 class TraceError(PipesimError):
@@ -58,29 +63,50 @@ def finished(frame: pd.DataFrame, notes: Iterable[str] = ()) -> Observation:
     return Observation(frame[list(COLUMNS)], tuple(notes))
 
 
-def pipeline_ranks(stages: dict[Hashable, frozenset[int]]) -> tuple[dict[Hashable, int], list[str]]:
-    """Pipeline rank of every observed process, from the stages that each ran, and notes.
+Work = frozenset[tuple[int, int]]
+"""Stages and micro-batches that a process worked on: (stage, micro-batch)."""
 
-    Ranks are numbered by their first stage, as every looped and V-shaped placement does. Of processes with the
-    same stages (data-parallel replicas), the first is kept.
+
+def pipeline_ranks(work: dict[Hashable, Work]) -> tuple[dict[Hashable, int], list[str]]:
+    """Pipeline rank of every observed process, from what each ran, and notes.
+
+    Ranks are numbered by the first stage of their first micro-batch, as in every looped, V-shaped and bidirectional
+    placement. Of processes that work on the same (data-parallel replicas), the first is kept.
 
     Raises:
-        TraceError: two processes share only some of their stages.
+        TraceError: two processes share only some of their work.
     """
-    kept: dict[frozenset[int], Hashable] = {}
-    for process, own in stages.items():
-        kept.setdefault(own, process)
-    ordered = sorted(kept, key=lambda own: min(own))
-    everything = sorted(stage for own in ordered for stage in own)
+    kept: dict[Work, Hashable] = {}
+    for process, own in work.items():
+        if not any(_replicas(own, other) for other in kept):
+            kept[own] = process
+    ordered = sorted(kept, key=lambda own: min((microbatch, stage) for stage, microbatch in own)[::-1])
+    everything = [each for own in ordered for each in own]
     if len(set(everything)) < len(everything):
         raise TraceError("a stage ran in several processes that do not run the same stages: not one pipeline")
     notes = []
-    if len(kept) < len(stages):
-        notes.append(f"{len(stages)} processes run {len(kept)} sets of stages; the first replica of each was kept")
-    missing = sorted(set(range(everything[-1])) - set(everything))
+    if len(kept) < len(work):
+        notes.append(f"{len(work)} processes run {len(kept)} sets of stages; the first replica of each was kept")
+    stages = {stage for stage, _ in everything}
+    missing = list(islice((stage for stage in range(max(stages)) if stage not in stages), NAMED))
     if missing:
         notes.append(f"stages {', '.join(map(str, missing))} are missing: traces of their ranks were not given")
     return {kept[own]: rank for rank, own in enumerate(ordered)}, notes
+
+
+def _replicas(one: Work, other: Work) -> bool:
+    """Whether two processes run the same stages for the same micro-batches, as far as was recorded."""
+    return not one.isdisjoint(other) and {stage for stage, _ in one} == {stage for stage, _ in other}
+
+
+def routes(frame: pd.DataFrame) -> np.ndarray:
+    """The route of every op: micro-batches whose stages ran on the same ranks share one; shape (n,)."""
+    places = frame.drop_duplicates(["microbatch", "stage", "rank"]).sort_values(["microbatch", "stage", "rank"])
+    way = {
+        microbatch: (*own["stage"].tolist(), *own["rank"].tolist()) for microbatch, own in places.groupby("microbatch")
+    }
+    number = {each: route for route, each in enumerate(dict.fromkeys(way.values()))}
+    return frame["microbatch"].map({microbatch: number[each] for microbatch, each in way.items()}).to_numpy()
 
 
 def whole_steps(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -180,7 +180,7 @@ class Note(Text):
         shift = ScaledTranslation(0, y / 72, root_figure(axes).dpi_scale_trans)
         edge, side = (0.0, "top") if y < 0 else (1.0, "bottom")
         style: dict[str, Any] = {"ha": "right", "va": side, "fontsize": 7, "color": MUTED, "style": "italic"}
-        super().__init__(1.0, edge, NOTE, transform=axes.transAxes + shift, **style)
+        super().__init__(1.0, edge, NOTE, transform=axes.transAxes + shift, clip_on=False, **style)
         self.bars = bars
         self.set_in_layout(False)
         axes.add_artist(self)

@@ -181,10 +181,10 @@ def _program(ops: pd.DataFrame) -> Program:
     """The order in which every rank ran its ops, which are sorted by rank and time."""
     ranks = int(ops["rank"].max()) + 1
     stages = int(ops["stage"].max()) + 1
-    rank_of = np.full(stages, -1, np.int64)
-    rank_of[ops["stage"]] = ops["rank"]
-    if (rank_of < 0).any():
+    if ops["stage"].nunique() < stages:
         raise ProgramError("a stage is missing")
+    rank_of = np.empty(stages, np.int64)
+    rank_of[ops["stage"]] = ops["rank"]
     orders = [list(_order(ops[ops["rank"] == rank])) for rank in range(ranks)]
     return Program.from_orders(Placement.of(ranks, rank_of), orders)
 

@@ -8,6 +8,7 @@ import pytest
 
 from pipesim.interop.events import read_events
 from pipesim.interop.observation import TraceError
+from pipesim.study.trace import read_trace
 
 TABLE = Path(__file__).parents[1] / "data" / "event_table" / "st_ideal.csv"
 
@@ -74,14 +75,31 @@ def test_one_replica_is_kept(tmp_path: Path) -> None:
     assert list(found.notes) == ["2 data-parallel replicas; replica 1 was kept"]
 
 
+def test_ranks_that_are_missing_are_named_and_not_taken_for_idle(tmp_path: Path) -> None:
+    """Measures are those of the ranks that are there."""
+    head, *rows = TABLE.read_text().splitlines()
+    kept = [row for row in rows if row.split(",")[1] != "1"]
+    found = read_trace(table(tmp_path, "\n".join([head, *kept])))
+    assert found.observation.notes[-1].startswith("3 of 4 pipeline ranks are in the table")
+    assert found.timeline().groupby("rank")["stage"].max().tolist() == [0, 2, 3]
+    measured, whole = (each.metrics()["bubble_fraction"] for each in (found, read_trace(TABLE)))
+    assert measured == pytest.approx(whole)
+    assert found.result() is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "not a table"),
         ("stage,kind,start\n0,F,1\n", "no column for duration; found stage, kind, start; duration: duration, dur"),
         ("stage,kind,start,duration\n", "no rows"),
-        ("stage,kind,start,duration\n0,F,soon,1\n", "column start, row 1: 'soon' is no number"),
-        ("stage,kind,start,duration\n0,F,inf,1\n", "column start, row 1: 'inf' is no number"),
+        ("stage,kind,start,duration\n0,F,soon,1\n", "column start, row 1: 'soon' is not a number"),
+        ("stage,kind,start,duration\n0,F,inf,1\n", "column start, row 1: 'inf' is not a number"),
+        ("stage,kind,start,duration\n0,F,0,nan\n", "column duration, row 1: 'nan' is not a number"),
+        ("pp,kind,start,duration\n0,F,0,1\n1.5,F,0,1\n", "column pp, row 2: '1.5' is not a whole number from 0 on"),
+        ("pp,kind,start,duration\n-1,F,0,1\n", "column pp, row 1: '-1' is not a whole number from 0 on"),
+        ("pp,kind,start,duration\n1e30,F,0,1\n", "column pp, row 1: '1e+30' is not a whole number"),
+        ("mb,stage,kind,start,duration\n0.5,0,F,0,1\n", "column mb, row 1: '0.5' is not a whole number"),
         ("stage,kind,start,duration\n0,forward-comptue,0,1\n", "did you mean forward-compute?"),
         ("stage,kind,start,duration\n0,optimizer,0,1\n", "there is no pipeline op in it"),
         ("stage,kind,start,duration\n0,F,0,-1\n", "0F0 ends before it starts"),

@@ -136,15 +136,30 @@ def test_schedules_without_actions_are_read_by_rank(tmp_path: Path) -> None:
     assert [op[:2] for op in ops(paths)] == [(0, "0F0"), (0, "0B0"), (1, "1F0"), (1, "1B0")]
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1", "dualpipe-v"])
+def test_replicas_may_be_recorded_in_part(tmp_path: Path) -> None:
+    """The second replica's recording began after its first forward."""
+    paths = [
+        written(tmp_path / f"{i}.json", [slice_of(f"PP:0{op}", 9 * at, 1) for at, op in enumerate(names)])
+        for i, names in enumerate((["F0", "F1", "B0", "B1"], ["F1", "B1"]))
+    ]
+    found = read_kineto(paths)
+    assert [op[:2] for op in ops(paths)] == [(0, "0F0"), (0, "0F1"), (0, "0B0"), (0, "0B1")]
+    assert "first replica" in found.notes[0]
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1", "dualpipe-v", "chimera", "bitpipe", "dualpipe"])
 def test_our_own_traces_are_read_back(schedule: str, tmp_path: Path) -> None:
     result = pipesim.simulate(
         {"pipeline": {"ranks": 4, "microbatches": 8}, "costs": {"p2p": 0.1}, "schedule": schedule}
     )
     result.write_trace(tmp_path / "trace.json.gz")
-    frame = read_kineto([tmp_path / "trace.json.gz"]).frame
+    observed = read_kineto([tmp_path / "trace.json.gz"])
+    frame = observed.frame
+    assert observed.notes == ()
     compute = result.timeline[result.timeline["resource"] == "compute"]
-    expected = compute[["rank", "stage", "microbatch", "start_s", "end_s"]].sort_values(["rank", "start_s", "stage"])
+    expected = compute[["rank", "stage", "microbatch", "route", "start_s", "end_s"]].sort_values(
+        ["rank", "start_s", "stage"]
+    )
     found = frame[expected.columns.tolist()].sort_values(["rank", "start_s", "stage"])
     assert found.to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-8)  # traces hold nanoseconds
 

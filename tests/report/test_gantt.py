@@ -243,6 +243,20 @@ def test_a_comparison_says_once_that_heights_are_shares():
         assert encode(compare.figure(runs), "svg", 72).decode().count(f"<!-- {bars.NOTE} -->") == times
 
 
+def test_the_note_is_seen_outside_the_axes():
+    """Above a chart by itself, below the last one of a comparison: dark pixels where there are none without it."""
+    frame = run("1f1b", 64, 512)
+    for figure in (gantt(frame).figure, compare.figure([("plan", {}, frame, None)])):
+        ax = figure.axes[0]
+        note = next(child for child in ax.get_children() if isinstance(child, bars.Note))
+        with_note = np.asarray(Image.open(io.BytesIO(encode(figure, "png", 72))), int)
+        box = note.get_window_extent()
+        assert box.y0 > ax.bbox.y1 or box.y1 < ax.bbox.y0
+        note.bars = []
+        without = np.asarray(Image.open(io.BytesIO(encode(figure, "png", 72))), int)
+        assert (with_note != without).any(axis=2).sum() > 100
+
+
 def svg_text(ax):
     """The figure as SVG, where the backend repeats every text in a comment."""
     return encode(ax.get_figure(root=True), "svg", 72).decode()
