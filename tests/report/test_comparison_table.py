@@ -16,9 +16,10 @@ def test_cells_have_units() -> None:
     assert cells == ["1f1b", "33.0 s", "27.27%", "5.5", "42.7 GB", "NO", "11,223", "40.3%"]
 
 
-def test_abstract_sizes_are_not_bytes() -> None:
-    """Without a capacity there is no column of bytes."""
-    headings, _ = table([ABSTRACT])
+def test_abstract_sizes_are_not_bytes_and_times_are_not_seconds() -> None:
+    """Without a capacity there is no column of bytes, and a time is a bare number."""
+    headings, (cells,) = table([ABSTRACT])
+    assert cells[1] == "33"
     assert headings == ["plan", "step time", "bubble fraction", "in flight"]
 
 
