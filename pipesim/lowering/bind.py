@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesim.costs.costs import Costs, Seconds
+from pipesim.costs.costs import Bytes, Costs, Hops, Seconds
 from pipesim.ir.graph import NO_MESSAGE, OpGraph, padded
 from pipesim.ir.op import Kind
 from pipesim.ir.timeline import check_countable, to_picoseconds
@@ -41,6 +41,7 @@ class Binder:
         fraction = graph.dep_fraction
         self._parts = None if fraction is None else np.flatnonzero(fraction < 1.0)
         self._exchanges = exchanges_of(graph, self._messages.hop)
+        self._known: tuple[Hops, Bytes, Picoseconds] | None = None
 
     def bind(self, costs: Costs) -> OpGraph:
         """The graph with durations and lags."""
@@ -70,14 +71,24 @@ class Binder:
 
     def lags(self, costs: Costs, duration: Picoseconds) -> Picoseconds:
         """Lag of every dependency, shape (m,), for the durations of the nodes."""
-        lag = self._messages.lookup(_hop_table, costs)
-        if self._exchanges is not None:
-            occupied = self._messages.lookup(_occupied_table, costs)
-            lag[self._exchanges.edges] += self._exchanges.waits(occupied, costs, self._messages.ends)
+        lag = self._message_lags(costs).copy()
         fraction, part = self.graph.dep_fraction, self._parts
         if fraction is not None and part is not None:
             left = duration[self.graph.dep_node[part]] * (1.0 - fraction[part])
             lag[part] -= np.rint(left).astype(np.int64)
+        return lag
+
+    def _message_lags(self, costs: Costs) -> Picoseconds:
+        """Lags of messages alone, shape (m,); kept until costs come with other links or messages."""
+        hops, message, alike = costs.hops, costs.sizes.message, costs.variants is None
+        if alike and self._known is not None and self._known[0] is hops and self._known[1] is message:
+            return self._known[2]
+        lag = self._messages.lookup(_hop_table, costs)
+        if self._exchanges is not None:
+            occupied = self._messages.lookup(_occupied_table, costs)
+            lag[self._exchanges.edges] += self._exchanges.waits(occupied, costs, self._messages.ends)
+        if alike:
+            self._known = hops, message, lag
         return lag
 
     def _split_reductions(self, costs: Costs, duration: Picoseconds) -> None:

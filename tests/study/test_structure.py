@@ -48,6 +48,21 @@ def test_rebinding_gives_what_a_new_graph_gives(name, options, p2p):
         assert structure.makespan(price) == fresh.makespan
 
 
+@pytest.mark.parametrize("p2p", ["overlapped", "blocking"])
+def test_links_and_messages_can_change_alone_and_back(p2p):
+    """Lags are kept while links and messages stay the same ones, and made anew when either is another."""
+    program, lowering = create("1f1b").program(Setting(4, 8)), Lowering(p2p=p2p)
+    first = random_costs(program, 1)
+    message = np.full(4, 3.0)
+    slower = replace(first, hops=replace(first.hops, seconds_per_byte=np.full((4, 4), float(UNIT))))
+    larger = replace(slower, sizes=replace(slower.sizes, message=message))
+    structure = Structure(program, first, lowering)
+    for price in (first, slower, larger, slower, first, replace(first, times=random_costs(program, 2).times)):
+        fresh = event.run(bind(lower(program, price, lowering), price))
+        assert structure.run(price).end.tolist() == fresh.end.tolist()
+    assert structure.makespan(first) < structure.makespan(larger)
+
+
 def test_costs_of_another_shape_are_refused():
     """Without recomputation the step has fewer ops, so its structure is another."""
     program = create("1f1b").program(Setting(3, 4))
