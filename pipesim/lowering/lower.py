@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +98,15 @@ def _lower_without_flush(program: Program, costs: Costs, options: Lowering) -> O
 
 def shape(costs: Costs) -> tuple[Hashable, ...]:
     """What `lower` reads from costs: two costs of equal shape lower a program to the same graph."""
+    recompute, reconstruct, *collective, _ = shaping(costs)
+    present = (np.count_nonzero(part) > 0 for part in collective)
+    return (recompute > 0).tobytes(), (reconstruct > 0).tobytes(), *present, costs.buckets.tobytes()
+
+
+def shaping(costs: Costs) -> tuple[Any, ...]:
+    """The arrays that decide about the `shape`; costs that share all of them have the same."""
     times = costs.times
-    present = (np.count_nonzero(part) > 0 for part in (times.reduce_grad, times.unshard, times.optimizer))
-    return (times.recompute > 0).tobytes(), (times.reconstruct > 0).tobytes(), *present, costs.buckets.tobytes()
+    return times.recompute, times.reconstruct, times.reduce_grad, times.unshard, times.optimizer, costs.gradient_buckets
 
 
 def last_gradient_ops(program: Program) -> NDArray[np.int64]:
