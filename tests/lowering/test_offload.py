@@ -20,7 +20,7 @@ from pipesim.lowering.bind import bind
 from pipesim.lowering.copies import Slots
 from pipesim.lowering.lower import Lowering, lower
 from pipesim.lowering.memory import activation_effects
-from pipesim.lowering.offload import held_activations, plan_offload
+from pipesim.lowering.offload_plan import held_activations, plan_offload
 from pipesim.lowering.postpone import latest_starts
 from pipesim.metrics.memory import curve, peaks, resident
 from pipesim.metrics.offload import host_peaks, offload_section, waited
