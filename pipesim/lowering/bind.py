@@ -52,7 +52,7 @@ class Binder:
         """Duration of every node, shape (n,); the second op of an overlapped pair takes none."""
         table = duration_table(costs)
         if costs.variants is None:
-            duration = padded(table)[self._places]
+            duration = padded(table).take(self._places)
         else:
             duration = self.graph.lookup(costs.variants.rows(duration_table), costs.variants.of)
         if len(self._buckets):

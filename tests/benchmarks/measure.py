@@ -25,13 +25,13 @@ def best(functions, rounds=5):
 
 
 def per_call(function, calls):
-    """CPU seconds of one of many calls."""
+    """CPU seconds of one of many calls, in the best of many short rounds: neighbours of a machine come and go."""
 
     def repeated():
         for _ in range(calls):
             function()
 
-    return best([repeated], rounds=3)[0] / calls
+    return best([repeated], rounds=15)[0] / calls
 
 
 def peak_bytes(function):
