@@ -31,6 +31,13 @@ _REMOTE_PEER_S = 5e-6
 # Where `linear` takes its chord: the sizes of activations and gradients.
 _LINEAR_BYTES = (2.0**20, 2.0**26)
 
+CROWDING = {"inside a node": 0.15, "between nodes": 0.02}
+"""Share of the GPU that a collective beside computing takes from it (calculon-ai/calculon systems; DeepSeek-V3, arXiv
+2412.19437, section 3.2.2: 20 of 132 processors): so much of what is hidden is paid all the same."""
+
+OVERLAP_PRICE = CROWDING["inside a node"]
+"""What tensor, context and expert parallelism pay."""
+
 
 def bus_factor(operation: Operation, size: int) -> float:
     """Bytes that each GPU must send per byte of buffer (nccl-tests doc/PERFORMANCE.md)."""

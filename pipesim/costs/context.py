@@ -21,15 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pipesim.costs.attention import Core, core_seconds
-from pipesim.costs.collectives import Operation
+from pipesim.costs.collectives import OVERLAP_PRICE, Operation
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, kernel
 from pipesim.costs.phases import Phase
 from pipesim.hardware import GPU
 from pipesim.workload.training import Training
-
-# Communication beside compute takes processors from it: 15 % inside a node (calculon-ai/calculon systems;
-# DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132), so that much of what is hidden is paid all the same.
-OVERLAP_PRICE = 0.15
 
 _FP32 = 4
 

@@ -24,8 +24,8 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from pipesim.costs.attention import Core
-from pipesim.costs.collectives import Collectives, Operation, ring_hop_seconds
-from pipesim.costs.context import OVERLAP_PRICE, ContextAttention
+from pipesim.costs.collectives import OVERLAP_PRICE, Collectives, Operation, ring_hop_seconds
+from pipesim.costs.context import ContextAttention
 from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, product_seconds

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from pipesim.costs.collectives import Collectives, Operation
+from pipesim.costs.collectives import CROWDING, Collectives, Operation
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, kernel
 from pipesim.costs.stages import Stage
 from pipesim.hardware import Cluster, Group, Layout
@@ -14,9 +14,6 @@ from pipesim.workload.memory import MOMENT_BYTES, StateBytes, state_bytes
 from pipesim.workload.parameters import Count
 from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
-
-CROWDING = {"inside a node": 0.15, "between nodes": 0.02}
-"""Share of the GPU that a collective beside computing takes from it (calculon-ai/calculon systems)."""
 
 Call = tuple[Operation, float, Group]
 """A collective: what, on how many bytes, among whom."""
