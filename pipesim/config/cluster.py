@@ -137,7 +137,7 @@ class Training(Section):
     fused_gradients: bool = True
     fused_loss: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
-    attention_version: Literal[2, 3] = 3
+    attention_version: Literal[1, 2, 3] = 3
     fused_kernels: bool = True
     context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
     dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"

@@ -13,7 +13,7 @@ WHOLE_LAYER = ("full", "full-early-stop")
 DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
 TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
-ATTENTION_VERSIONS = (2, 3)
+ATTENTION_VERSIONS = (1, 2, 3)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
 
 
@@ -47,7 +47,7 @@ class Training:
     runs beside computation: ``gradients``, each layer's reduction from the end of its last backward on (Megatron-LM's
     overlap-grad-reduce), ``full`` also the gathering of the weights that ZeRO 1 and 2 updated, before the next step's
     forwards that need them (overlap-param-gather), ``none`` waits for each. ``attention_version``: FlashAttention 3
-    (or cuDNN's equal) where the GPU has it, or 2 (PyTorch's own until 2025). ``fused_kernels`` False: norms, rotations
+    (or cuDNN's equal) where the GPU has it, 2 (PyTorch's own until 2025), or 1 (in Triton, before July 2023). ``fused_kernels`` False: norms, rotations
     and activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
     ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`).
 
@@ -90,7 +90,7 @@ class Training:
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))
         if self.attention_version not in ATTENTION_VERSIONS:
             found = repr(self.attention_version)
-            problems.append(Problem("training.attention_version", "unknown version", found, "2, 3"))
+            problems.append(Problem("training.attention_version", "unknown version", found, "1, 2, 3"))
         for field in ("micro_batch", "global_batch"):
             if getattr(self, field) < 1:
                 allowed = "a whole number of at least 1"
