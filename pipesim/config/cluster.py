@@ -143,6 +143,8 @@ class Training(Section):
     dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
     expert_overlap: bool = False
     data_overlap: Literal["none", "gradients", "full"] = "gradients"
+    fsdp: Literal[0, 1, 2] = 0
+    fused_optimizer: bool = True
     partition: Partition | None = None
     sequence_lengths: Lengths | None = None
 

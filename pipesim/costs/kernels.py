@@ -72,7 +72,8 @@ class Kernels:
 
     def weight_grad(self) -> Traffic:
         """Bias gradients: sums over tokens of the output gradients of each matrix with a bias; and adding up
-        the gradients of micro-batches where the products do not do that themselves.
+        the gradients of micro-batches where the products do not do that themselves; fully sharded by PyTorch's FSDP
+        they are reduced each time instead (`fsdp.py`).
         """
         model = self.model
         total = Traffic()
@@ -82,7 +83,8 @@ class Kernels:
             total += kernel(self.element * self.whole) + kernel(self.element * self.whole)
         if model.qkv_bias:
             total += kernel(self.element * self.qkv_elements())
-        if not self.training.fused_gradients:
+        reduced = self.training.fsdp and self.training.zero == 3
+        if not self.training.fused_gradients and not reduced:
             parameters = layer_parameters(model, self.mixture).per_gpu(self.shard.tensor, self.shard.expert)
             total += kernel(parameters * (self.element + 2 * self.training.gradient_bytes))
         return total

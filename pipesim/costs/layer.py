@@ -116,10 +116,10 @@ class LayerCosts:
         sequence_parallel = self.shard.sequence_parallel
         gathered = self._tensor("all_gather", 1) if sequence_parallel else Phase()
         back = self._tensor("reduce_scatter" if sequence_parallel else "all_reduce", 1)
-        forward = self._matrices(matrices, "forward") + self._kernels(norm + kernel(logits * _LOSS_FORWARD))
-        input_grad = self._matrices(matrices, "input_grad")
+        forward = self._outside(matrices, "forward") + self._kernels(norm + kernel(logits * _LOSS_FORWARD))
+        input_grad = self._outside(matrices, "input_grad")
         input_grad += self._kernels(norm + norm + kernel(logits * _LOSS_BACKWARD)) + back
-        return LayerTimes(forward + gathered, input_grad, self._matrices(matrices, "weight_grad"))
+        return LayerTimes(forward + gathered, input_grad, self._outside(matrices, "weight_grad"))
 
     @property
     def message_bytes(self) -> float:
@@ -128,12 +128,12 @@ class LayerCosts:
         """
         return self.training.element_bytes * self.tokens * self.model.hidden
 
-    def product_seconds(self, sizes: Product, role: Role) -> float:
-        """One matrix product, possibly grouped."""
+    def product_seconds(self, sizes: Product, role: Role, precision: str | None = None) -> float:
+        """One matrix product, possibly grouped; in the precision of the layers' unless another is given."""
         unfused = role == "weight_grad" and not self.training.fused_gradients
         result_bytes = self.training.element_bytes if unfused else None
         m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
-        return product_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes)
+        return product_seconds(m, n, k, self.gpu, precision or self.training.precision, role, groups, result_bytes)
 
     @cached_property
     def core(self) -> Core:
@@ -169,8 +169,15 @@ class LayerCosts:
     def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
         return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
 
-    def _matrix(self, matrix: Matrix, role: Role) -> float:
-        return self.product_seconds(product(matrix, role, self.tokens, self.shard), role)
+    def _outside(self, matrices: Iterable[Matrix], role: Role) -> Phase:
+        """Products outside of the layers, which frameworks leave in bf16 where those are in fp8
+        (megatron/core/models/gpt/gpt_model.py; module filter of pytorch/torchtitan:torchtitan/float8.py).
+        """
+        precision = self.training.stored_precision
+        return Phase(sum(self._matrix(matrix, role, precision) for matrix in matrices))
+
+    def _matrix(self, matrix: Matrix, role: Role, precision: str | None = None) -> float:
+        return self.product_seconds(product(matrix, role, self.tokens, self.shard), role, precision)
 
     def _kernels(self, traffic: Traffic) -> Phase:
         return Phase(elementwise_seconds(traffic, self.gpu))

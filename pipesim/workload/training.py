@@ -14,6 +14,7 @@ DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
 TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (1, 2, 3)
+FSDP_GENERATIONS = (0, 1, 2)
 OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
 
 
@@ -22,7 +23,7 @@ class Training:
     """One training step.
 
     ``micro_batch`` and ``global_batch`` count sequences. ``precision`` is that of the matrix products; with
-    ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
+    ``fp8`` everything that is stored or sent stays bf16, and so do products outside of the layers. ``recompute``: ``selective`` repeats the core of
     attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
     al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
     little time (PipeOffload, arXiv 2503.01328, section 5.4), ``without-attention`` everything but that core, whose
@@ -49,7 +50,10 @@ class Training:
     forwards that need them (overlap-param-gather), ``none`` waits for each. ``attention_version``: FlashAttention 3
     (or cuDNN's equal) where the GPU has it, 2 (PyTorch's own until 2025), or 1 (in Triton, before July 2023). ``fused_kernels`` False: norms, rotations
     and activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
-    ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`).
+    ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`). ``fsdp``: the
+    generation of PyTorch's fully sharded data parallelism that ``zero`` is done with, or 0 for none of them
+    (`pipesim.costs.fsdp`). ``fused_optimizer`` False: the update is a list of kernels, not one
+    (`pipesim.costs.optimizer`).
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
@@ -74,6 +78,8 @@ class Training:
     dispatch: str = "all-to-all"
     expert_overlap: bool = False
     data_overlap: str = "gradients"
+    fsdp: int = 0
+    fused_optimizer: bool = True
 
     def __post_init__(self) -> None:
         problems = [
@@ -91,12 +97,19 @@ class Training:
         if self.attention_version not in ATTENTION_VERSIONS:
             found = repr(self.attention_version)
             problems.append(Problem("training.attention_version", "unknown version", found, "1, 2, 3"))
+        if self.fsdp not in FSDP_GENERATIONS:
+            problems.append(Problem("training.fsdp", "unknown generation", repr(self.fsdp), "0, 1, 2"))
         for field in ("micro_batch", "global_batch"):
             if getattr(self, field) < 1:
                 allowed = "a whole number of at least 1"
                 problems.append(Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed))
         if problems:
             raise ConfigError(problems)
+
+    @property
+    def stored_precision(self) -> str:
+        """What weights and activations are stored and sent in."""
+        return "bf16" if self.precision == "fp8" else self.precision
 
     @property
     def element_bytes(self) -> int:

@@ -258,3 +258,10 @@ def test_gated_activations_and_rotations_stream_more_slowly():
     assert gated(1.0).moved_bytes == pytest.approx(1630 / 1035, rel=0.1)
     assert rotary(1.0).moved_bytes == pytest.approx(1630 / 965, rel=0.1)
     assert gated(1.0).kernels == rotary(1.0).kernels == 1
+
+
+def test_the_projection_to_the_vocabulary_stays_in_bf16_where_layers_are_in_fp8():
+    h100 = build_cluster("h100-sxm-80gb", nodes=1)
+    half, eighth = (LayerCosts(GPT, h100, Layout(1), Training(precision=each)) for each in ("bf16", "fp8"))
+    assert eighth.head() == half.head()
+    assert eighth.layer().forward.seconds < half.layer().forward.seconds
