@@ -82,7 +82,8 @@ class StateCosts:
         training, layout = self.training, self.layout
         if training.zero < 3 or layout.pipeline > 1:
             return 0.0, 0.0
-        price = CROWDING["between nodes" if self.leaves_node(held) else "inside a node"]
+        alone = all(group.per_node == 1 for group in self._groups(held))
+        price = CROWDING["one on a node" if alone else "several on a node"]
         gathering = price * self.unshard_seconds(held) + self._copied(held, gather_bytes(training))
         microbatches = max(training.global_batch // (training.micro_batch * layout.data), 1)
         reducing = price * self.reduce_seconds(held) / microbatches + self._copied(held, reduce_bytes(training))
