@@ -137,6 +137,7 @@ class Training(Section):
     fused_gradients: bool = True
     fused_loss: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
+    gathered_inputs: Literal["again", "kept"] = "again"
     attention_version: Literal[1, 2, 3] = 3
     fused_kernels: bool = True
     context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"

@@ -12,6 +12,7 @@ WHOLE_LAYER = ("full", "full-early-stop")
 """Ways of recomputation that keep nothing but a layer's input."""
 DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
+GATHERED_INPUTS = ("again", "kept")
 TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (1, 2, 3)
 FSDP_GENERATIONS = (0, 1, 2)
@@ -42,7 +43,8 @@ class Training:
     communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
     beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split), ``full``
     also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
-    Engine's userbuffers, NeMo), ``none`` before 2022. ``dispatch``: how tokens get to their experts, by an all-to-all
+    Engine's userbuffers, NeMo), ``none`` before 2022. ``gathered_inputs``: what sequence parallelism gathers for a product
+    is gathered ``again`` for its weight gradient (Megatron-LM) or ``kept`` (PyTorch; `pipesim.costs.tensor`). ``dispatch``: how tokens get to their experts, by an all-to-all
     of every copy, or one copy per node and GPU (DeepEP). ``expert_overlap``: that runs beside another micro-batch's
     products (Megatron-LM's overlap-moe-expert-parallel-comm). ``data_overlap``: which communication of data parallelism
     runs beside computation: ``gradients``, each layer's reduction from the end of its last backward on (Megatron-LM's
@@ -78,6 +80,7 @@ class Training:
     dispatch: str = "all-to-all"
     expert_overlap: bool = False
     data_overlap: str = "gradients"
+    gathered_inputs: str = "again"
     fsdp: int = 0
     fused_optimizer: bool = True
 
@@ -88,6 +91,7 @@ class Training:
             *_choice("optimizer", self.optimizer, OPTIMIZERS),
             *_choice("gradients", self.gradients, ("fp32", "half")),
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
+            *_choice("gathered_inputs", self.gathered_inputs, GATHERED_INPUTS),
             *_choice("context_method", self.context_method, CONTEXT_METHODS),
             *_choice("dispatch", self.dispatch, DISPATCHES),
             *_choice("data_overlap", self.data_overlap, DATA_OVERLAPS),
