@@ -140,6 +140,7 @@ class Training(Section):
     gathered_inputs: Literal["again", "kept"] = "again"
     attention_version: Literal[1, 2, 3] = 3
     fused_kernels: bool = True
+    fused_norms: bool = True
     context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
     dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
     expert_overlap: bool = False

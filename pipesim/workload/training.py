@@ -51,7 +51,8 @@ class Training:
     overlap-grad-reduce), ``full`` also the gathering of the weights that ZeRO 1 and 2 updated, before the next step's
     forwards that need them (overlap-param-gather), ``none`` waits for each. ``attention_version``: FlashAttention 3
     (or cuDNN's equal) where the GPU has it, 2 (PyTorch's own until 2025), or 1 (in Triton, before July 2023). ``fused_kernels`` False: norms, rotations
-    and activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
+    and activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`); with ``fused_norms`` only rotations and activation
+    functions.
     ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`). ``fsdp``: the
     generation of PyTorch's fully sharded data parallelism that ``zero`` is done with, or 0 for none of them
     (`pipesim.costs.fsdp`). ``fused_optimizer`` False: the update is a list of kernels, not one
@@ -76,6 +77,7 @@ class Training:
     tensor_overlap: str = "gradients"
     attention_version: int = 3
     fused_kernels: bool = True
+    fused_norms: bool = True
     context_method: str = "ring"
     dispatch: str = "all-to-all"
     expert_overlap: bool = False
