@@ -162,6 +162,7 @@ class LayerCosts:
             self.tokens * self.model.hidden,
             lambda operation, size: self._collective(operation, size, "tensor"),
             self._matrices,
+            self._kernels,
         )
 
     # Pieces -------------------------------------------------------------------------------------------------
@@ -224,8 +225,8 @@ class LayerCosts:
         if how == "full":
             return forward
         if how == "full-early-stop":
-            last = feed_forward_matrices(self.model, mixture)[-1:]
-            return forward + (self._matrices(last, "forward") + self.tensor.reduced()) * -1
+            block = feed_forward_matrices(self.model, mixture)
+            return forward + (self._matrices(block[-1:], "forward") + self.tensor.reduced_behind(block)) * -1
         if how == "without-attention":
             return forward + self._core_forward * -1
         if how == "selective" and not self.training.flash_attention:

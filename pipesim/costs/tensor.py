@@ -10,7 +10,8 @@
 
 `Training.tensor_overlap` says what runs beside products. The compiler of PyTorch finds a product right behind each gather
 and before each scatter of the forward, but before those of the backward the sum of several (pytorch/pytorch pull request
-149946), so these overlap with nothing.
+149946), so these overlap with nothing. What its scatters then receive is added up by a kernel of its own
+(`_pipelined_produce_and_all2all` in torch/distributed/_symmetric_memory/__init__.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipesim.costs.collectives import OVERLAP_PRICE, Operation
+from pipesim.costs.elementwise import Traffic, kernel
 from pipesim.costs.gemm import Role
 from pipesim.costs.phases import Phase, total
 from pipesim.workload.matrices import Matrix
@@ -30,7 +32,8 @@ from pipesim.workload.training import Training
 class TensorParallel:
     """Tensor parallelism of layers whose residual stream has ``elements`` per micro-batch.
 
-    ``collective`` prices one of so many bytes in the group; ``products`` the products of some matrices in a role.
+    ``collective`` prices one of so many bytes in the group; ``products`` the products of some matrices in a role,
+    ``kernels`` memory-bound ones.
     """
 
     training: Training
@@ -38,6 +41,7 @@ class TensorParallel:
     elements: float
     collective: Callable[[Operation, float], Phase]
     products: Callable[[Iterable[Matrix], Role], Phase]
+    kernels: Callable[[Traffic], Phase]
 
     def around(self, blocks: int) -> Phase:
         """What so many blocks exchange in one direction."""
@@ -81,14 +85,32 @@ class TensorParallel:
         """Gathering beside the product it feeds, and scattering beside the one it follows, piece by piece: all
         but one of as many pieces as GPUs. What the gradient's scatter hides behind is `beside_weight_grad`.
         """
-        if self.training.tensor_overlap != "full" or not self.shard.sequence_parallel:
+        if not self._piecewise:
             return Phase()
-        share = 1.0 - 1.0 / self.shard.tensor
-        first, last = ("column", "row") if role == "forward" else ("row", "column")
-        gathers = (self._hidden(self.gathered(), block, first, role, share) for block in blocks)
+        first = "column" if role == "forward" else "row"
+        gathers = (self._hidden(self.gathered(), block, first, role, self._share) for block in blocks)
         if role != "forward":
             return total(gathers)
-        return total(gathers) + total(self._hidden(self.reduced(), block, last, role, share) for block in blocks)
+        return total(gathers) + total(self._beside_reducing(block) for block in blocks)
+
+    def reduced_behind(self, block: Sequence[Matrix]) -> Phase:
+        """Adding up the output of a block in the forward, without what its last product hides."""
+        return self.reduced() + (self._beside_reducing(block) * -1 if self._piecewise else Phase())
+
+    @property
+    def _piecewise(self) -> bool:
+        return self.training.tensor_overlap == "full" and self.shard.sequence_parallel
+
+    @property
+    def _share(self) -> float:
+        return 1.0 - 1.0 / self.shard.tensor
+
+    def _beside_reducing(self, block: Sequence[Matrix]) -> Phase:
+        hidden = self._hidden(self.reduced(), block, "row", "forward", self._share)
+        if self.training.gathered_inputs == "again":
+            return hidden
+        pieces = self.training.element_bytes * self.elements
+        return hidden + self.kernels(kernel(pieces + pieces / self.shard.tensor)) * -1
 
     def _hidden(self, sent: Phase, block: Iterable[Matrix], split: str, role: Role, share: float) -> Phase:
         """What a collective saves beside the products of a block's matrices that are split so."""
