@@ -104,7 +104,9 @@ class ContextAttention:
     def _merging(self, backward: bool) -> Traffic:
         """Adding up partial results of all steps."""
         if self.training.context_method == "torch-ring":
-            step, once = self._fused_merging(backward) if self.training.fused_kernels else self._separate_merging(backward)
+            step, once = (
+                self._fused_merging(backward) if self.training.fused_kernels else self._separate_merging(backward)
+            )
             return sum(step, once)
         element = self.training.element_bytes
         step = [kernel(3 * element * self._output(backward))]
@@ -113,7 +115,11 @@ class ContextAttention:
 
     def _separate_merging(self, backward: bool) -> tuple[list[Traffic], Traffic]:
         """PyTorch's kernels op by op: those of all steps, and none besides."""
-        element, output, sent = self.training.element_bytes, self._output(backward), self._keys_and_values(self.core.heads)
+        element, output, sent = (
+            self.training.element_bytes,
+            self._output(backward),
+            self._keys_and_values(self.core.heads),
+        )
         gradients = _FP32 * 2 + element, 2 * _FP32  # added to the sum; copied to be sent
         if backward:
             step = [kernel(output * gradients[0]), *(kernel(sent * size) for size in gradients)]

@@ -126,7 +126,7 @@ def test_without_overlap_the_input_is_gathered_again_for_the_weight_gradient():
 def test_kernels_op_by_op_take_longer():
     model, cluster = model_from_catalog("llama-3-8b"), build_cluster("h100-sxm-80gb")
     options = {"layout": Layout(1), "precision": "bf16", "micro_batch": 1, "flash_attention": True}
-    fused, apart = (layer(model, cluster, fused_kernels=how, **options) for how in (True, False))
+    fused, apart = (layer(model, cluster, fused_kernels=how, fused_norms=how, **options) for how in (True, False))
     assert apart.forward.seconds > 1.1 * fused.forward.seconds
     assert apart.weight_grad == fused.weight_grad
 
