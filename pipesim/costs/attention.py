@@ -84,7 +84,7 @@ def _longest_block(table: Any, core: Core, rate_per_sm: float, backward: bool) -
 def _rate(table: Any, core: Core, sequence: float, backward: bool) -> float:
     """FLOP/s of the family's reference GPU: log-linear in the sequence, linear in the head dimension."""
     direction = "backward" if backward else "forward"
-    by_dimension, slower = table[direction], table.get("slower", {}).get(direction, 1.0)
+    by_dimension, slower = table[direction], float(table.get("slower", {}).get(direction, 1.0))
     latent = f"{core.query_key}/{core.value}"
     if latent in by_dimension:
         return _at_length(table, by_dimension[latent], sequence, core.causal) / slower

@@ -32,10 +32,10 @@ _REMOTE_PEER_S = 5e-6
 _LINEAR_BYTES = (2.0**20, 2.0**26)
 
 CROWDING = {"several on a node": 0.15, "one on a node": 0.02}
-"""Share of the GPU that a collective beside computing takes from it: so much of what is hidden is paid all the same. NCCL
-runs a thread block per ring. Through several GPUs of a node it makes as many rings as NVLink can feed, whether they leave
-the node or not (DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132 processors); among GPUs on different nodes as many
-as their network card can, two to four. The shares are those of calculon-ai/calculon systems."""
+"""Share of the GPU that a collective beside computing takes from it: so much of what is hidden is paid all the same.
+NCCL runs a thread block per ring. Through several GPUs of a node it makes as many rings as NVLink can feed, whether
+they leave the node or not (DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132 processors); among GPUs on different
+nodes as many as their network card can, two to four. The shares are those of calculon-ai/calculon systems."""
 
 OVERLAP_PRICE = CROWDING["several on a node"]
 """What tensor, context and expert parallelism pay."""

@@ -2,7 +2,8 @@
 
 Bytes per element, ``e`` those of the stored precision, 4 of fp32, one kernel per line of the lists below. Layer norm
 is one kernel in PyTorch; RMS norm is not (pytorch/pytorch:aten/src/ATen/native/layer_norm.cpp, `rms_norm` until
-2025), unless a model brings its own (`fused_norms`). Rotations are those of Llama's own code, over complex numbers in fp32 (pytorch/torchtitan:torchtitan/models).
+2025), unless a model brings its own (`fused_norms`). Rotations are those of Llama's own code, over complex numbers in
+fp32 (pytorch/torchtitan:torchtitan/models).
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ _CLIPPED = 3 * _PARAMETER  # PyTorch's clip_grad_norm_: the gradient read, then 
 def update_bytes(training: Training) -> float:
     """All passes over gradient, moments and parameter, and writing the weight in its own precision where it has one.
 
-    Fused, as Megatron-LM's mixed-precision optimizer goes over them (megatron/core/optimizer): the gradient twice (norm,
-    update) and with fp16 twice more (loss unscaling); moments and parameter read and written; 38 for Adam in bf16 and 46
-    in fp16.
+    Fused, as Megatron-LM's mixed-precision optimizer goes over them (megatron/core/optimizer): the gradient twice
+    (norm, update) and with fp16 twice more (loss unscaling); moments and parameter read and written; the parameter read
+    again to write the weight, unless weight and remainder are the parameter. 38 for Adam in bf16 and 46 in fp16.
     """
-    copied = 0 if training.precision == "fp32" else _PARAMETER + training.element_bytes
+    copied = 0 if training.precision == "fp32" or training.remainders else _PARAMETER + training.element_bytes
     if not training.fused_optimizer:
         return _op_by_op(training) + (0 if training.fsdp else copied)
     passes = 4 if training.precision == "fp16" else 2

@@ -129,9 +129,8 @@ class StateCosts:
 
     def _copied(self, held: Stage, bytes_each: float) -> float:
         """Seconds of copies of the stage's whole parameters or gradients, where these are in pieces elsewhere."""
-        whole = sum(
-            each for each, group in zip(self._parameters(held), self._groups(held), strict=True) if group.size > 1
-        )
+        pairs = zip(self._parameters(held), self._groups(held), strict=True)
+        whole = sum(parameters for parameters, group in pairs if group.size > 1)
         return elementwise_seconds(kernel(bytes_each * whole), self.gpu) if bytes_each else 0.0
 
     def _updated(self, held: Stage) -> float:

@@ -1,16 +1,16 @@
 """Communication of tensor parallelism in one layer, and what of it runs beside matrix products.
 
-- Without sequence parallelism: an all-reduce after each row-split matrix in the forward, and after each column-split one
-  in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section 3.2).
+- Without sequence parallelism: an all-reduce after each row-split matrix in the forward, and after each column-split
+  one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section 3.2).
 - With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction. What is
   gathered feeds products, so in fp8 it is cast before (pytorch/ao:torchao/float8/float8_tensor_parallel.py;
   NVIDIA/TransformerEngine:transformer_engine/pytorch/module/layernorm_linear.py).
 - For the weight gradient, Megatron-LM gathers each block's input again, beside the input gradient's products unless
   nothing overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2). PyTorch keeps it (`gathered_inputs`).
 
-`Training.tensor_overlap` says what runs beside products. The compiler of PyTorch finds a product right behind each gather
-and before each scatter of the forward, but before those of the backward the sum of several (pytorch/pytorch pull request
-149946), so these overlap with nothing. What its scatters then receive is added up by a kernel of its own
+`Training.tensor_overlap` says what runs beside products. The compiler of PyTorch finds a product right behind each
+gather and before each scatter of the forward, but before those of the backward the sum of several (pytorch/pytorch pull
+request 149946), so these overlap with nothing. What its scatters then receive is added up by a kernel of its own
 (`_pipelined_produce_and_all2all` in torch/distributed/_symmetric_memory/__init__.py).
 """
 

@@ -172,8 +172,8 @@ def _queue(extension: Extension, spec: DataParallel, events: Events, last: int) 
 
 
 def _await_gathers(extension: Extension, spec: DataParallel, users: Nodes, gathers: Nodes, last: int) -> None:
-    """Let ops wait for the weights of their stage. A rank's only stage is worked through layer by layer: an op may begin
-    with the first layer's weights (one bucket of several), and what follows it with all of them.
+    """Let ops wait for the weights of their stage. A rank's only stage is worked through layer by layer: an op may
+    begin with the first layer's weights (one bucket of several), and what follows it with all of them.
     """
     stages = extension.graph.stage[users]
     layers = spec.buckets[stages] if len(np.unique(stages)) == 1 else np.ones(len(users), np.int64)
