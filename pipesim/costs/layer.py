@@ -30,6 +30,7 @@ from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import layer_kernels
+from pipesim.costs.launches import mixture_ratio
 from pipesim.costs.phases import LayerTimes, Phase, total
 from pipesim.costs.products import Product, product
 from pipesim.errors import ConfigError
@@ -88,7 +89,8 @@ class LayerCosts:
             forward += self._beside_products(matrices, "input_grad", "weight_grad") * -1
             input_grad += self._beside_products(matrices, "forward") * -1
         overlap = self._beside_weight_grad(split)
-        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
+        times = LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap)
+        return self._floored(times, mixture)
 
     def embedding(self) -> LayerTimes:
         """Look-up of tokens, positions and dropout on the first stage; its gradient is all W."""
@@ -280,12 +282,14 @@ class LayerCosts:
         """Adding up the output of one block over the tensor-parallel group."""
         return self._tensor("reduce_scatter" if self.shard.sequence_parallel else "all_reduce", 1)
 
-    def _floored(self, times: LayerTimes) -> LayerTimes:
+    def _floored(self, times: LayerTimes, mixture: bool) -> LayerTimes:
         """No phase runs faster than the host launches it; the backward's floor is shared by its two
         halves."""
         if not self.training.launch_floor:
             return times
-        forward_s, backward_s = self.gpu.launch_floor_forward_s, self.gpu.launch_floor_backward_s
+        moe = self.model.moe if mixture else None
+        longer = mixture_ratio(moe, self.shard, self.training.dispatch) if moe else 1.0
+        forward_s, backward_s = self.gpu.launch_floor_forward_s * longer, self.gpu.launch_floor_backward_s * longer
         backward = times.input_grad.seconds + times.weight_grad.seconds - times.overlap.seconds
         stretch = max(backward_s / backward, 1.0)
         halves = (times.input_grad, times.weight_grad)

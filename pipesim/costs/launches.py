@@ -1,0 +1,54 @@
+"""How many kernels the host launches for a mixture of experts, against a dense layer.
+
+The launch floor of the catalog was fitted on dense layers of Megatron-DeepSpeed (`launch_floor` in gpus.yaml). A mixture
+launches more kernels and each costs the host as much: its floor is the dense one times the ratio of the two counts, in
+either direction, since every kernel has its counterpart in the backward. Counts are of forwards, of operations started
+from Python: loops over experts inside one operation (casts, products) run in C++ and are not counted.
+
+Sources: dense, NVIDIA/Megatron-LM megatron/model/transformer.py (`ParallelTransformerLayer`); router, and what is left of
+router and counting with DeepEP, NVIDIA/Megatron-LM docs/discussions/deepseek-v3-gb200-optimization (sections 2.1.4 and
+2.2.1: 72 kernels, fused 31, with DeepEP 17); the rest, counted in megatron/core/transformer/moe/token_dispatcher.py
+(`MoEAlltoAllTokenDispatcher`, with fused permutation) and transformer_engine/pytorch/permutation.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipesim.workload.model import Experts
+from pipesim.workload.shard import Shard
+
+DENSE: Final = 16
+"""Two norms, four products with the bias of one, two batched products, softmax, dropout, a copy of the context, GeLU,
+two additions to the residual stream, an all-reduce."""
+
+_ATTENTION: Final = 8
+"""Two norms, two products, rotation of queries and of keys, the core, the addition to the residual stream."""
+_ROUTER: Final = 31
+_ROUTER_WITH_DEEPEP: Final = 17
+_COUNTS: Final = 10
+"""Tokens per expert, GPU and both: six sums and copies, one all-gather, three copies to the host."""
+_PERMUTE: Final = 4
+"""Three kernels that find the places, one that moves."""
+_EXPERTS: Final = 3
+_UNPERMUTE: Final = 1
+_RESIDUAL: Final = 1
+_EXCHANGES: Final = {"all-to-all": 3, "deduplicated": 2}
+"""Tokens, their probabilities, results; DeepEP sends tokens and probabilities together."""
+_CHUNKS: Final = 4
+"""What an all-to-all leaves sorted by sender, sorted by expert and back, two kernels each."""
+
+
+def mixture_ratio(moe: Experts, shard: Shard, dispatch: str) -> float:
+    """Kernels of a layer with experts over those of a dense one; ``dispatch`` as in `Training`."""
+    return _mixture(moe, shard, dispatch) / DENSE
+
+
+def _mixture(moe: Experts, shard: Shard, dispatch: str) -> int:
+    here = _ATTENTION + _PERMUTE + _EXPERTS + _UNPERMUTE + _RESIDUAL
+    if shard.expert == 1:
+        return here + _ROUTER
+    away = here + _EXCHANGES[dispatch]
+    if dispatch == "deduplicated":
+        return away + _ROUTER_WITH_DEEPEP
+    return away + _ROUTER + _COUNTS + (_CHUNKS if moe.experts > shard.expert else 0)
