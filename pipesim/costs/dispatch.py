@@ -1,6 +1,7 @@
 """Seconds to send tokens to their experts, or back: every copy for itself, or one copy per node and GPU.
 
-An all-to-all moves ``top_k`` copies of each token. Deduplicated dispatch (DeepEP, DeepSeek-V3, arXiv 2412.19437,
+An all-to-all moves ``top_k`` copies of each token, and the probability of each in a message of its own
+(NVIDIA/Megatron-LM megatron/core/transformer/moe/token_dispatcher.py). Deduplicated dispatch (DeepEP, DeepSeek-V3, arXiv 2412.19437,
 section 3.2.2) sends a token once to every node that holds any of its experts, over the network, and from there once
 to every GPU that does, over NVLink; both go on at the same time, and combining reverses it. Routing is taken to be
 uniform over the experts of the nodes that a token may visit.
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pipesim.costs.collectives import Collectives
 from pipesim.hardware import Group
 from pipesim.workload.model import Experts
+
+_PROBABILITY_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ def _distinct(experts: int, places: float, chosen: int) -> float:
 def all_to_all_seconds(collectives: Collectives, moe: Experts, group: Group, tokens_bytes: float) -> float:
     """One dispatch of ``tokens_bytes`` that each GPU holds, all copies of all tokens."""
     return collectives.seconds("all_to_all", tokens_bytes * moe.top_k, group)
+
+
+def probabilities_seconds(collectives: Collectives, moe: Experts, group: Group, tokens: float) -> float:
+    """Sending the fp32 probabilities of all copies of ``tokens`` after them."""
+    return collectives.seconds("all_to_all", _PROBABILITY_BYTES * tokens * moe.top_k, group)
 
 
 def deduplicated_seconds(collectives: Collectives, moe: Experts, group: Group, tokens_bytes: float) -> float:

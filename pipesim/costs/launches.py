@@ -28,15 +28,17 @@ _ROUTER: Final = 31
 _ROUTER_WITH_DEEPEP: Final = 17
 _COUNTS: Final = 10
 """Tokens per expert, GPU and both: six sums and copies, one all-gather, three copies to the host."""
-_PERMUTE: Final = 4
-"""Three kernels that find the places, one that moves."""
+_PLACES: Final = 3
+"""Finding every copy's place; one more kernel moves them."""
+_PERMUTE: Final = _PLACES + 1
 _EXPERTS: Final = 3
 _UNPERMUTE: Final = 1
 _RESIDUAL: Final = 1
 _EXCHANGES: Final = {"all-to-all": 3, "deduplicated": 2}
 """Tokens, their probabilities, results; DeepEP sends tokens and probabilities together."""
-_CHUNKS: Final = 4
-"""What an all-to-all leaves sorted by sender, sorted by expert and back, two kernels each."""
+_CHUNK_PLACES: Final = 2
+_CHUNKS: Final = _CHUNK_PLACES + 2
+"""What an all-to-all leaves sorted by sender, sorted by expert and back: finding places, and moving, each way."""
 
 
 def mixture_ratio(moe: Experts, shard: Shard, dispatch: str) -> float:
@@ -44,11 +46,26 @@ def mixture_ratio(moe: Experts, shard: Shard, dispatch: str) -> float:
     return _mixture(moe, shard, dispatch) / DENSE
 
 
+def routing_kernels(moe: Experts, shard: Shard, dispatch: str) -> int:
+    """Kernels of a forward that choose experts, count tokens and find places, too small for their bytes to matter."""
+    return router_kernels(shard, dispatch) + _counts(shard, dispatch) + _PLACES + _chunks(moe, shard, dispatch) // 2
+
+
+def router_kernels(shard: Shard, dispatch: str) -> int:
+    """Those of the router alone, which a backward has too; with DeepEP, those that count tokens included."""
+    return _ROUTER_WITH_DEEPEP if shard.expert > 1 and dispatch == "deduplicated" else _ROUTER
+
+
 def _mixture(moe: Experts, shard: Shard, dispatch: str) -> int:
-    here = _ATTENTION + _PERMUTE + _EXPERTS + _UNPERMUTE + _RESIDUAL
-    if shard.expert == 1:
-        return here + _ROUTER
-    away = here + _EXCHANGES[dispatch]
-    if dispatch == "deduplicated":
-        return away + _ROUTER_WITH_DEEPEP
-    return away + _ROUTER + _COUNTS + (_CHUNKS if moe.experts > shard.expert else 0)
+    exchanges = _EXCHANGES[dispatch] if shard.expert > 1 else 0
+    moving = _PERMUTE + _chunks(moe, shard, dispatch) + exchanges + _UNPERMUTE
+    routing = router_kernels(shard, dispatch) + _counts(shard, dispatch)
+    return _ATTENTION + routing + moving + _EXPERTS + _RESIDUAL
+
+
+def _counts(shard: Shard, dispatch: str) -> int:
+    return _COUNTS if shard.expert > 1 and dispatch == "all-to-all" else 0
+
+
+def _chunks(moe: Experts, shard: Shard, dispatch: str) -> int:
+    return _CHUNKS if _counts(shard, dispatch) and moe.experts > shard.expert else 0

@@ -26,7 +26,7 @@ from functools import cached_property
 from pipesim.costs.attention import Core
 from pipesim.costs.collectives import OVERLAP_PRICE, Collectives, Operation, ring_hop_seconds
 from pipesim.costs.context import ContextAttention
-from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
+from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds, probabilities_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import layer_kernels
@@ -242,9 +242,12 @@ class LayerCosts:
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
         assert self.model.moe is not None
-        held = self.training.element_bytes * self.tokens / self.shard.tensor * self.model.hidden
-        once = _DISPATCHES[self.training.dispatch](self.collectives, self.model.moe, self.layout.group("expert"), held)
-        return Phase(2 * once, 2 * once)
+        moe, group, here = self.model.moe, self.layout.group("expert"), self.tokens / self.shard.tensor
+        held = self.training.element_bytes * here * self.model.hidden
+        seconds = 2 * _DISPATCHES[self.training.dispatch](self.collectives, moe, group, held)
+        if self.training.dispatch == "all-to-all":
+            seconds += probabilities_seconds(self.collectives, moe, group, here)
+        return Phase(seconds, seconds)
 
     def _beside_products(self, matrices: Sequence[Matrix], *roles: Role) -> Phase:
         """What dispatching and combining save beside the products of another micro-batch, in these roles."""
