@@ -154,7 +154,7 @@ class ClusterConfig(BaseConfig):
         return Layout(**dict(self.parallelism), gpus_per_node=self.cluster.gpus_per_node)
 
     def build_training(self) -> BuiltTraining:
-        """How the model is trained, with ``sequence_parallel`` decided; software, partition and lengths are not part of it."""
+        """How the model is trained, with ``sequence_parallel`` decided; software, partition and lengths are apart."""
         from pipesim.workload.training import Training as BuiltTraining
 
         given = dict(self.training) | {"sequence_parallel": self.sequence_parallel}
