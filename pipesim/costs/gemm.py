@@ -53,8 +53,8 @@ def gemm_seconds(
 def _more_casts_seconds(gpu: GPU, precision: str, role: Role, groups: int) -> float:
     """Starting the casts of all groups but one, whose casts are in what was measured of a single product.
 
-    Only delayed scaling has a kernel for all groups; with current scales, per block or per tensor, every expert's tokens
-    are cast on their own, once in either direction: the weight gradient takes what the other two have cast
+    Only delayed scaling has a kernel for all groups; with current scales, per block or per tensor, every expert's
+    tokens are cast on their own, once in either direction: the weight gradient takes what the other two have cast
     (NVIDIA/TransformerEngine transformer_engine/pytorch/csrc/extensions/cast.cpp, `multi_tensor_quantize_impl`).
     """
     if precision != "fp8" or role == "weight_grad":

@@ -141,9 +141,9 @@ class Kernels:
         return routed + (self._activation(per_width * moe.shared_ffn, backward) if moe.shared_ffn else Traffic())
 
     def _routing(self, small: int) -> Traffic:
-        """Softmax and top-k over the experts in ``small`` kernels, permuting token copies to experts and back, and copying them to and from
-        groups of rows that fp8 products can take, which DeepEP's permutation does by itself (NVIDIA/Megatron-LM
-        megatron/core/transformer/moe/experts.py, `quantization_padding`).
+        """Choosing experts and finding places in ``small`` kernels, and permuting token copies to experts and back.
+        After an all-to-all also copying them to and from groups of rows that fp8 products can take, which DeepEP's
+        permutation does itself (NVIDIA/Megatron-LM megatron/core/transformer/moe/experts.py, `quantization_padding`).
         """
         assert self.model.moe is not None
         moe = self.model.moe

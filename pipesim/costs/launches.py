@@ -1,14 +1,15 @@
-"""How many kernels the host launches for a mixture of experts, against a dense layer.
+"""How many kernels a mixture of experts launches, against a dense layer.
 
-The launch floor of the catalog was fitted on dense layers of Megatron-DeepSpeed (`launch_floor` in gpus.yaml). A mixture
-launches more kernels and each costs the host as much: its floor is the dense one times the ratio of the two counts, in
-either direction, since every kernel has its counterpart in the backward. Counts are of forwards, of operations started
-from Python: loops over experts inside one operation (casts, products) run in C++ and are not counted.
+The launch floor of the catalog was fitted on dense layers of Megatron-DeepSpeed (`launch_floor` in gpus.yaml). A
+mixture launches more kernels, each of which costs the host as much: its floor is the dense one times the ratio of the
+two counts, in either direction, since nearly every kernel has its counterpart in the backward. Counts are of forwards,
+of operations started from Python: loops over experts inside one operation (casts, products) run in C++ and count as
+one. That the host waits for the counts of tokens before it launches the experts is not priced.
 
-Sources: dense, NVIDIA/Megatron-LM megatron/model/transformer.py (`ParallelTransformerLayer`); router, and what is left of
-router and counting with DeepEP, NVIDIA/Megatron-LM docs/discussions/deepseek-v3-gb200-optimization (sections 2.1.4 and
-2.2.1: 72 kernels, fused 31, with DeepEP 17); the rest, counted in megatron/core/transformer/moe/token_dispatcher.py
-(`MoEAlltoAllTokenDispatcher`, with fused permutation) and transformer_engine/pytorch/permutation.py.
+Sources: dense, NVIDIA/Megatron-LM megatron/model/transformer.py (`ParallelTransformerLayer`); router, and what is left
+of router and counting with DeepEP, NVIDIA/Megatron-LM docs/discussions/deepseek-v3-gb200-optimization (sections 2.1.4
+and 2.2.1: 72 kernels, fused 31, with DeepEP 17); the rest, counted in Megatron Core's token_dispatcher.py
+(`MoEAlltoAllTokenDispatcher`, with fused permutation) and NVIDIA/TransformerEngine's pytorch/permutation.py.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pipesim.workload.model import Experts
 from pipesim.workload.shard import Shard
 
 DENSE: Final = 16
-"""Two norms, four products with the bias of one, two batched products, softmax, dropout, a copy of the context, GeLU,
-two additions to the residual stream, an all-reduce."""
+"""Two norms, four products and the bias of one, two batched products, softmax, dropout, a copy of the context, GeLU,
+two additions to the residual stream; one all-reduce, between none on one GPU and two on several."""
 
 _ATTENTION: Final = 8
 """Two norms, two products, rotation of queries and of keys, the core, the addition to the residual stream."""

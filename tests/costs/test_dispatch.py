@@ -108,7 +108,8 @@ def test_an_all_to_all_sends_probabilities_after_their_tokens():
 
 
 @pytest.mark.parametrize(
-    ("precision", "dispatch", "copies"), [("fp8", "all-to-all", 2), ("fp8", "deduplicated", 0), ("bf16", "all-to-all", 0)]
+    ("precision", "dispatch", "copies"),
+    [("fp8", "all-to-all", 2), ("fp8", "deduplicated", 0), ("bf16", "all-to-all", 0)],
 )
 def test_only_what_an_all_to_all_brings_is_copied_into_groups_that_fp8_products_can_take(precision, dispatch, copies):
     """Before and after the experts, top-8 copies of every token read and written."""
