@@ -2,9 +2,9 @@
 
 An all-to-all moves ``top_k`` copies of each token, and their probabilities in a message of their own
 (NVIDIA/Megatron-LM megatron/core/transformer/moe/token_dispatcher.py). Deduplicated dispatch (DeepEP, DeepSeek-V3,
-arXiv 2412.19437, section 3.2.2) sends a token once to every node that holds any of its experts, over the network, and from there once
-to every GPU that does, over NVLink; both go on at the same time, and combining reverses it. Routing is taken to be
-uniform over the experts of the nodes that a token may visit.
+arXiv 2412.19437, section 3.2.2) sends a token once to every node that holds any of its experts, over the network, and
+from there once to every GPU that does, over NVLink; both go on at the same time, and combining reverses it. Routing is
+taken to be uniform over the experts of the nodes that a token may visit.
 """
 
 from __future__ import annotations
