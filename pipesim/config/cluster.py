@@ -128,7 +128,7 @@ class Training(Section):
         "none"
     )
     zero: Annotated[int, Field(ge=0, le=3)] = 0
-    optimizer: Literal["adam", "adam-bf16", "momentum", "sgd"] = "adam"
+    optimizer: Literal["adam", "adam-remainders", "adam-bf16", "momentum", "sgd"] = "adam"
     sequence_parallel: bool | None = None
     flash_attention: bool = True
     gradients: Literal["fp32", "half"] = "fp32"

@@ -14,7 +14,7 @@ DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
 TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
-OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
+OPTIMIZERS = ("adam", "adam-remainders", "adam-bf16", "momentum", "sgd")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Training:
     second matrix product (torchtitan's "selective"; `pipesim.workload.recompute`), ``full-early-stop`` the layer up to
     the last tensor that its backward reads, without the last product and what adds it up (PyTorch's checkpoints that
     are not reentrant). ``zero`` shards over data-parallel
-    ranks: 1 optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
+    ranks: 1 optimizer state, 2 and gradients, 3 and weights. ``optimizer``: ``adam-remainders`` keeps of the fp32 copy
+    only the 16 bits that the bf16 weights lack (NVIDIA/apex, store_param_remainders of distributed_fused_adam, which
+    NeMo sets in bf16), ``adam-bf16`` has moments of half the size. ``gradients``: ``fp32`` accumulates and reduces them in
     fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
     scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
     tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
@@ -91,12 +93,20 @@ class Training:
         if self.attention_version not in ATTENTION_VERSIONS:
             found = repr(self.attention_version)
             problems.append(Problem("training.attention_version", "unknown version", found, "2, 3"))
+        if self.optimizer == "adam-remainders" and self.precision not in ("bf16", "fp8"):
+            message = "completes bf16 weights to fp32, and these are not"
+            problems.append(Problem("training.optimizer", message, f"{self.precision!r}", "with bf16 or fp8"))
         for field in ("micro_batch", "global_batch"):
             if getattr(self, field) < 1:
                 allowed = "a whole number of at least 1"
                 problems.append(Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed))
         if problems:
             raise ConfigError(problems)
+
+    @property
+    def remainders(self) -> bool:
+        """Whether weights and their remainders together are the optimizer's fp32 copy."""
+        return self.optimizer == "adam-remainders"
 
     @property
     def element_bytes(self) -> int:
