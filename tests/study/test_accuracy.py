@@ -114,7 +114,7 @@ BANDS = {
     "simumax-b200": (0.125, 0.125),
     "megatron-bridge-moe": (0.18, 0.12),
     "megatron-core-moe-bf16": (0.10, 0.05),
-    "nemo-recipes-2025-moe": (0.08, 0.06),
+    "nemo-recipes-2025-moe": (0.10, 0.09),
 }
 
 
