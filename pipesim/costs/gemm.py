@@ -21,6 +21,9 @@ Role = Literal["forward", "input_grad", "weight_grad"]
 
 _ELEMENT: Final = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 _ACCUMULATED: Final = 8  # a weight gradient is added to in fp32: read and written
+# Kernels that cast one tensor to fp8 with its current scale: its maximum, its scale, the cast
+# (NVIDIA/TransformerEngine transformer_engine/pytorch/csrc/quantizer.cpp).
+_CAST_KERNELS: Final = 3
 
 
 def gemm_seconds(
@@ -37,12 +40,26 @@ def gemm_seconds(
 
     ``role`` ``weight_grad`` is slower by the GPU's factor and adds to an fp32 result; ``result_bytes``
     moved per element of the result are 2 otherwise (4 in fp32), and can be given. With ``groups`` > 1 that
-    many products of this shape run as one kernel, the slower the fewer rows each has (catalog/gemm.yaml).
+    many products of this shape run as one kernel, the slower the fewer rows each has (catalog/gemm.yaml); their
+    inputs are still cast to fp8 one after the other.
     """
     m, n, k = (np.asarray(size, dtype=np.float64) for size in (m, n, k))
     deviations = _deviations(gpu.base, precision)
     ratio = deviations(m, n, k) if deviations is not None else 1.0
-    return np.asarray(ratio * roofline_seconds(m, n, k, gpu, precision, role, groups, result_bytes))
+    seconds = ratio * roofline_seconds(m, n, k, gpu, precision, role, groups, result_bytes)
+    return np.asarray(seconds + _more_casts_seconds(gpu, precision, role, groups))
+
+
+def _more_casts_seconds(gpu: GPU, precision: str, role: Role, groups: int) -> float:
+    """Starting the casts of all groups but one, whose casts are in what was measured of a single product.
+
+    Only delayed scaling has a kernel for all groups; with current scales, per block or per tensor, every expert's
+    tokens are cast on their own, once in either direction: the weight gradient takes what the other two have cast
+    (NVIDIA/TransformerEngine transformer_engine/pytorch/csrc/extensions/cast.cpp, `multi_tensor_quantize_impl`).
+    """
+    if precision != "fp8" or role == "weight_grad":
+        return 0.0
+    return (groups - 1) * _CAST_KERNELS * gpu.elementwise_overhead_s
 
 
 @lru_cache(maxsize=1 << 16)

@@ -9,6 +9,7 @@ parallelism).
 from __future__ import annotations
 
 from pipesim.costs.elementwise import Traffic, gated, gather, kernel, rotary
+from pipesim.costs.launches import router_kernels, routing_kernels
 from pipesim.workload.memory import tokens
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import layer_parameters
@@ -51,8 +52,8 @@ class Kernels:
         """Everything between the matrix products and the attention core."""
         total = self.norm() + self.residual() + self.norm() + self.residual() + self.around_attention()
         total += self.activation()
-        if self.mixture:
-            total += self._routing()
+        if self.mixture and self.model.moe:
+            total += self._routing(routing_kernels(self.model.moe, self.shard, self.training.dispatch))
         return total
 
     def repeated(self) -> Traffic:
@@ -67,7 +68,7 @@ class Kernels:
         total = dropout + norm_and_add + dropout + norm_and_add
         total += self.around_attention() + self.activation_backward()
         if self.mixture:
-            total += self._routing()
+            total += self._routing(router_kernels(self.shard, self.training.dispatch))
         return total
 
     def weight_grad(self) -> Traffic:
@@ -141,14 +142,19 @@ class Kernels:
         routed = self._activation(per_width * moe.top_k * moe.ffn, backward)
         return routed + (self._activation(per_width * moe.shared_ffn, backward) if moe.shared_ffn else Traffic())
 
-    def _routing(self) -> Traffic:
-        """Softmax and top-k over the experts, and permuting token copies to experts and back."""
+    def _routing(self, small: int) -> Traffic:
+        """Choosing experts and finding places in ``small`` kernels, and permuting token copies to experts and back.
+        After an all-to-all also copying them to and from groups of rows that fp8 products can take, which DeepEP's
+        permutation does itself (NVIDIA/Megatron-LM megatron/core/transformer/moe/experts.py, `quantization_padding`).
+        """
         assert self.model.moe is not None
         moe = self.model.moe
         here = self.tokens * self.shard.expert_tensor / self.shard.tensor
         copies = 2 * self.element * here * moe.top_k * self.model.hidden
-        scores = kernel(4 * 4 * here * moe.experts)
-        return scores + gather(copies) + gather(copies)
+        total = Traffic(small, 4 * 4 * here * moe.experts) + gather(copies) + gather(copies)
+        if self.training.precision == "fp8" and self.training.dispatch == "all-to-all":
+            total += kernel(copies) + kernel(copies)
+        return total
 
 
 def layer_kernels(model: Model, training: Training, shard: Shard, mixture: bool) -> Kernels:

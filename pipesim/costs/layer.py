@@ -19,10 +19,11 @@ from functools import cached_property
 from pipesim.costs.attention import Core
 from pipesim.costs.collectives import OVERLAP_PRICE, Collectives, Operation, ring_hop_seconds
 from pipesim.costs.context import ContextAttention
-from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
+from pipesim.costs.dispatch import round_trip_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import layer_kernels
+from pipesim.costs.launches import mixture_ratio
 from pipesim.costs.phases import LayerTimes, Phase
 from pipesim.costs.products import Product, product
 from pipesim.costs.spread import slowest
@@ -41,8 +42,6 @@ from pipesim.workload.training import WHOLE_LAYER, Training
 # (megatron/core/tensor_parallel/cross_entropy.py): cast 2 + 4, maximum 4, subtract 8, exponentiate 8, sum
 # 4, divide 8; backward: scale 8, cast 4 + 2.
 _LOSS_FORWARD, _LOSS_BACKWARD = 38, 14
-
-_DISPATCHES = {"all-to-all": all_to_all_seconds, "deduplicated": deduplicated_seconds}
 
 
 class LayerCosts:
@@ -83,7 +82,8 @@ class LayerCosts:
             forward += self._beside_products(matrices, "input_grad", "weight_grad") * -1
             input_grad += self._beside_products(matrices, "forward") * -1
         overlap = self.tensor.beside_weight_grad(split)
-        return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
+        recompute = self._recompute(forward, mixture)
+        return self._floored(LayerTimes(forward, input_grad, weight_grad, recompute, overlap), mixture)
 
     def embedding(self) -> LayerTimes:
         """Look-up of tokens, positions and dropout on the first stage; its gradient is all W."""
@@ -207,9 +207,10 @@ class LayerCosts:
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
         assert self.model.moe is not None
-        held = self.training.element_bytes * self.tokens / self.shard.tensor * self.model.hidden
-        once = _DISPATCHES[self.training.dispatch](self.collectives, self.model.moe, self.layout.group("expert"), held)
-        return Phase(2 * once, 2 * once)
+        group, here = self.layout.group("expert"), self.tokens / self.shard.tensor
+        each = self.training.element_bytes * self.model.hidden
+        seconds = round_trip_seconds(self.training.dispatch, self.collectives, self.model.moe, group, here, each)
+        return Phase(seconds, seconds)
 
     def _beside_products(self, matrices: Sequence[Matrix], *roles: Role) -> Phase:
         """What dispatching and combining save beside the products of another micro-batch, in these roles."""
@@ -243,12 +244,13 @@ class LayerCosts:
             return repeated + self._kernels(kernels.forward()) + gathered
         return Phase()
 
-    def _floored(self, times: LayerTimes) -> LayerTimes:
-        """No phase runs faster than the host launches it; the backward's floor is shared by its two
-        halves."""
+    def _floored(self, times: LayerTimes, mixture: bool) -> LayerTimes:
+        """No phase runs faster than the host launches it; the backward's floor is shared by its two halves."""
         if not self.training.launch_floor:
             return times
-        forward_s, backward_s = self.gpu.launch_floor_forward_s, self.gpu.launch_floor_backward_s
+        moe = self.model.moe if mixture else None
+        longer = mixture_ratio(moe, self.shard, self.training.dispatch) if moe else 1.0
+        forward_s, backward_s = longer * self.gpu.launch_floor_forward_s, longer * self.gpu.launch_floor_backward_s
         backward = times.input_grad.seconds + times.weight_grad.seconds - times.overlap.seconds
         stretch = max(backward_s / backward, 1.0)
         halves = (times.input_grad, times.weight_grad)

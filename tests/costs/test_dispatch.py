@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipesim.costs.collectives import Collectives
-from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds, visits
+from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds, probabilities_seconds, visits
+from pipesim.costs.kernels import layer_kernels
 from pipesim.costs.layer import OVERLAP_PRICE, LayerCosts
 from pipesim.hardware import Group, Layout, build_cluster
 from pipesim.workload.load import model_from_catalog
 from pipesim.workload.model import Experts
+from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
 
 DEEPSEEK = model_from_catalog("deepseek-v3")
@@ -93,3 +95,28 @@ def test_what_is_longer_than_the_products_stays_visible():
     """An all-to-all over eight nodes takes longer than the products of a forward."""
     plain, hidden = (layer(expert_overlap=overlap) for overlap in (False, True))
     assert 0 < hidden.input_grad.collective_s < plain.input_grad.collective_s
+
+
+def test_an_all_to_all_sends_probabilities_after_their_tokens():
+    """Once in either direction, besides tokens that go there and back."""
+    cluster, layout = build_cluster("h100-sxm-80gb", nodes=8), Layout(1, data=64, expert=64)
+    collectives, everywhere, moe = Collectives(cluster), layout.group("expert"), DEEPSEEK.moe
+    tokens = all_to_all_seconds(collectives, moe, everywhere, 2.0 * TOKENS)
+    apart = probabilities_seconds(collectives, moe, everywhere, 4096)
+    assert layer().forward.collective_s == pytest.approx(2 * tokens + apart, rel=1e-12)
+    assert 0 < apart < tokens / 10
+
+
+@pytest.mark.parametrize(
+    ("precision", "dispatch", "copies"),
+    [("fp8", "all-to-all", 2), ("fp8", "deduplicated", 0), ("bf16", "all-to-all", 0)],
+)
+def test_only_what_an_all_to_all_brings_is_copied_into_groups_that_fp8_products_can_take(precision, dispatch, copies):
+    """Before and after the experts, top-8 copies of every token read and written."""
+    shard = Shard(expert=8)
+    plain, padded = (
+        layer_kernels(DEEPSEEK, Training(micro_batch=1, precision=each, dispatch=dispatch), shard, True).forward()
+        for each in ("bf16", precision)
+    )
+    assert padded.kernels - plain.kernels == copies
+    assert padded.moved_bytes - plain.moved_bytes == pytest.approx(copies * 2 * 2 * 8 * TOKENS, rel=1e-9)

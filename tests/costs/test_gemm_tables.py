@@ -184,3 +184,16 @@ def test_hopper_experts_saturate_as_deepgemm_measured():
         few, many = mine[0], mine[-1]
         saturation = (1 + 120 / many[0]) / (1 + 120 / few[0])
         assert few[1] / many[1] == pytest.approx(saturation, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("precision", "role", "kernels"),
+    [("fp8", "forward", 3), ("fp8", "input_grad", 3), ("fp8", "weight_grad", 0), ("bf16", "forward", 0)],
+)
+def test_every_further_group_starts_its_own_cast_to_fp8(precision, role, kernels):
+    """Maximum, scale and cast of the tokens of 15 of 16 experts; the weight gradient takes what they left."""
+    slow, fast = (
+        product_seconds(1024, 2048, 1536, gpu, precision, role, 16)
+        for gpu in (build_gpu({"base": "b200-sxm-180gb", "elementwise": {"overhead": each}}) for each in (7e-6, 2e-6))
+    )
+    assert slow - fast == pytest.approx(15 * kernels * 5e-6, rel=1e-9, abs=1e-15)

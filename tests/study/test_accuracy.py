@@ -112,6 +112,9 @@ BANDS = {
     "korthikanti-2022": (0.030, 0.025),
     "nemo-2024": (0.070, 0.045),
     "simumax-b200": (0.125, 0.125),
+    "megatron-bridge-moe": (0.18, 0.12),
+    "megatron-core-moe-bf16": (0.10, 0.05),
+    "nemo-recipes-2025-moe": (0.10, 0.09),
 }
 
 
