@@ -129,9 +129,11 @@ class LayerCosts:
         return self.training.element_bytes * self.tokens * self.model.hidden
 
     def product_seconds(self, sizes: Product, role: Role) -> float:
-        """One matrix product, possibly grouped."""
-        unfused = role == "weight_grad" and not self.training.fused_gradients
-        result_bytes = self.training.element_bytes if unfused else None
+        """One matrix product, possibly grouped. A weight gradient is added to in the precision it is kept in."""
+        result_bytes = None
+        if role == "weight_grad":
+            fused, kept = self.training.fused_gradients, self.training.gradient_bytes
+            result_bytes = 2 * kept if fused else self.training.element_bytes
         m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
         return product_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes)
 
