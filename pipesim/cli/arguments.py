@@ -297,6 +297,7 @@ _COMMANDS: dict[str, Callable[[_Subparsers], _Parser]] = {
     "trace": _trace,
     "calibrate": _calibrate,
     "schedules": _listing("schedules", "list the schedules, their options and their sources"),
+    "software": _listing("software", "list training frameworks, their settings and their sources"),
     "hardware": _listing("hardware", "list GPUs and links, and the sources of their numbers"),
     "models": _listing("models", "list the models, and the sources of their shapes"),
     "accuracy": _accuracy,

@@ -1,4 +1,4 @@
-"""``pipesim schedules | hardware | models``: what there is, and where it comes from."""
+"""``pipesim schedules | software | hardware | models``: what there is, and where it comes from."""
 
 from __future__ import annotations
 
@@ -82,6 +82,31 @@ def _hanging(label: str, text: str) -> str:
 
 def _with_aliases(entry: Entry) -> str:
     return f"{entry['name']} [{', '.join(entry['aliases'])}]" if entry["aliases"] else str(entry["name"])
+
+
+def software(arguments: argparse.Namespace) -> int:
+    """List the frameworks whose settings ``training.software`` takes over."""
+    check_files({"--json": arguments.json})
+    from pipesim import catalog
+
+    entries = catalog.load("software")
+    if arguments.json:
+        write_json(catalog.copied({"software": entries}), arguments.json)
+        return 0
+    print("\n\n".join(_software_text(name, entry) for name, entry in entries.items()))
+    return 0
+
+
+def _software_text(name: str, entry: Mapping[str, Any]) -> str:
+    sections = {section: entry.get(section, {}) for section in ("training", "simulation")}
+    given = [f"{section}.{key}: {_yaml(value)}" for section, keys in sections.items() for key, value in keys.items()]
+    settings = ", ".join(given) or "what every option is by default"
+    lines = [f"{name}: {entry['for']}", _hanging("settings", settings), _hanging("source", _one_line(entry["source"]))]
+    return "\n".join(lines)
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def hardware(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema
 
 from pipesim.config.section import Bytes, Count, Counts, Ranks, Scales, Section, as_tuple, refuse
+from pipesim.config.software import USUAL, Software
 from pipesim.errors import nearest
 from pipesim.hardware.allowance import Allowance
 
@@ -110,6 +111,7 @@ class Parallelism(Section):
 class Training(Section):
     """What one step does, as in `pipesim.workload.training.Training`.
 
+    ``software`` names the framework whose settings are the defaults of everything below, and of ``simulation.p2p``.
     Batches are counted in sequences; ``global_batch`` is over all replicas. ``sequence_parallel`` defaults to
     true when tensor > 1. ``partition`` has the layers of each stage, or says how to choose them: ``even``, the default,
     with the ends short where layers do not divide; ``ends-short``, one layer less on the first and the last stage than
@@ -118,6 +120,7 @@ class Training(Section):
     ``sequence``; every replica has the same.
     """
 
+    software: Software = USUAL
     micro_batch: Count = 1
     global_batch: Count
     precision: Literal["bf16", "fp16", "fp8", "fp32"] = "bf16"
@@ -125,7 +128,7 @@ class Training(Section):
         "none"
     )
     zero: Annotated[int, Field(ge=0, le=3)] = 0
-    optimizer: Literal["adam", "adam-bf16", "momentum", "sgd"] = "adam"
+    optimizer: Literal["adam", "adam-remainders", "adam-bf16", "momentum", "sgd"] = "adam"
     sequence_parallel: bool | None = None
     flash_attention: bool = True
     gradients: Literal["fp32", "half"] = "fp32"

@@ -154,11 +154,11 @@ class ClusterConfig(BaseConfig):
         return Layout(**dict(self.parallelism), gpus_per_node=self.cluster.gpus_per_node)
 
     def build_training(self) -> BuiltTraining:
-        """How the model is trained, with ``sequence_parallel`` decided; partition and lengths are not part of it."""
+        """How the model is trained, with ``sequence_parallel`` decided; software, partition and lengths are apart."""
         from pipesim.workload.training import Training as BuiltTraining
 
         given = dict(self.training) | {"sequence_parallel": self.sequence_parallel}
-        apart = ("partition", "sequence_lengths")
+        apart = ("software", "partition", "sequence_lengths")
         return BuiltTraining(**{key: value for key, value in given.items() if key not in apart})
 
     def resolved(self) -> dict[str, Any]:

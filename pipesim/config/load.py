@@ -17,6 +17,7 @@ from pipesim.config.faults import problems_of
 from pipesim.config.reading import plain, read_file
 from pipesim.config.schedule import relative_to, schedule_options
 from pipesim.config.section import listed
+from pipesim.config.software import complete
 from pipesim.errors import ConfigError, Problem, nearest
 
 Kind = type[AbstractConfig] | type[ClusterConfig]
@@ -82,7 +83,7 @@ def _load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequenc
 
 def _check(data: dict[str, Any], overrides: Sequence[str], directory: Path, change: _Change) -> Config:
     data, problems = setting.apply(plain(data), overrides)
-    data = change(plain(data))
+    data = complete(change(plain(data)))
     if "schedule" in data:
         data = {**data, "schedule": relative_to(directory, data["schedule"])}
     kind, form_problems = _form(data)

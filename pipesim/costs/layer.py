@@ -32,6 +32,7 @@ from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import layer_kernels
 from pipesim.costs.phases import LayerTimes, Phase, total
 from pipesim.costs.products import Product, product
+from pipesim.costs.spread import slowest
 from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
 from pipesim.hardware.layout import GroupKind
@@ -60,6 +61,7 @@ class LayerCosts:
         self.model, self.layout, self.training = model, layout, training
         self.cluster = cluster
         self.gpu: GPU = cluster.gpu
+        self.pace = slowest(self.gpu.spread, layout.world_size)
         self.collectives = Collectives(cluster)
         self.shard = Shard(
             layout.tensor, layout.context, layout.expert, training.sequence_parallel and layout.tensor > 1
@@ -129,13 +131,16 @@ class LayerCosts:
         return self.training.element_bytes * self.tokens * self.model.hidden
 
     def product_seconds(self, sizes: Product, role: Role) -> float:
-        """One matrix product, possibly grouped. A weight gradient is added to in the precision it is kept in."""
+        """One matrix product, possibly grouped, on the job's slowest GPU. A weight gradient is added to in the precision
+        that it is kept in.
+        """
         result_bytes = None
         if role == "weight_grad":
             fused, kept = self.training.fused_gradients, self.training.gradient_bytes
             result_bytes = 2 * kept if fused else self.training.element_bytes
         m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
-        return product_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes)
+        usual_s = product_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes)
+        return self.pace * usual_s
 
     @cached_property
     def core(self) -> Core:
@@ -179,11 +184,11 @@ class LayerCosts:
 
     @cached_property
     def _core_forward(self) -> Phase:
-        return self.attention.phase(False)
+        return self.attention.phase(False).slowed(self.pace)
 
     @cached_property
     def _core_backward(self) -> Phase:
-        return self.attention.phase(True)
+        return self.attention.phase(True).slowed(self.pace)
 
     def _exchange(self, mixture: bool) -> Phase:
         """Tensor and expert parallel communication of one layer in one direction."""

@@ -19,6 +19,10 @@ class Phase:
     def __mul__(self, count: float) -> Phase:
         return Phase(self.seconds * count, self.collective_s * count)
 
+    def slowed(self, factor: float) -> Phase:
+        """As long on a GPU that computes more slowly by ``factor``, communication as before."""
+        return Phase(self.collective_s + (self.seconds - self.collective_s) * factor, self.collective_s)
+
     def at_least(self, floor_s: float) -> Phase:
         """Stretched to ``floor_s`` where launching takes longer than running."""
         return Phase(max(self.seconds, floor_s), self.collective_s)

@@ -102,13 +102,13 @@ class StateCosts:
 
         Bytes per parameter of its share, as Megatron-LM's mixed-precision optimizer goes over them
         (megatron/core/optimizer): the gradient twice (norm, update) and with fp16 twice more (loss unscaling);
-        moments and master copy read and written; the copy read again to write the weight. 38 for Adam in bf16
-        and 46 in fp16, and those of `_whole_gradient_passes`.
+        moments and master copy read and written; the copy read again to write the weight, unless weight and remainder
+        are the copy. 38 for Adam in bf16 and 46 in fp16, and those of `_whole_gradient_passes`.
         """
         training = self.training
         moments = 2 * MOMENT_BYTES[training.optimizer]
         passes = 4 if training.precision == "fp16" else 2
-        copy = 0 if training.precision == "fp32" else 4 + training.element_bytes
+        copy = 0 if training.precision == "fp32" or training.remainders else 4 + training.element_bytes
         each = passes * training.gradient_bytes + moments + 8 + copy
         traffic = kernel(each * self._updated(held))
         return elementwise_seconds(traffic + self._whole_gradient_passes(held), self.gpu)

@@ -71,6 +71,14 @@ class Fields:
         self.report(key, "out of range", found=repr(value), allowed=f"more than {above:g}, at most {at_most:g}")
         return UNREADABLE
 
+    def deviation(self, key: str, *, at_most: float) -> float:
+        """A plain number in [0, at_most]."""
+        value = self.data.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= at_most:
+            return float(value)
+        self.report(key, "out of range", found=repr(value), allowed=f"0 to {at_most:g}")
+        return 0.0
+
     def name(self, key: str, known: Iterable[str], default: object = None) -> str:
         """One of the ``known`` names."""
         names = list(known)

@@ -23,6 +23,7 @@ _KEYS = (
     "gemm",
     "elementwise",
     "weight_grad",
+    "spread",
     "launch_floor",
     "source",
 )
@@ -44,7 +45,8 @@ class GPU:
 
     ``memory_bytes`` is what CUDA reports as the device's total. ``base`` is the catalog entry that kernel
     tables are looked up under; it differs from ``name`` for a GPU given inline. ``weight_grad_slowdown``: a
-    weight-gradient GEMM takes this times an equal forward one. The launch floors are the least time of one
+    weight-gradient GEMM takes this times an equal forward one. ``spread``: standard deviation over the mean of how fast
+    boards of this kind compute. The launch floors are the least time of one
     transformer layer in eager mode. ``intra_node``, ``inter_node`` and ``host_link`` name its usual links.
     """
 
@@ -58,6 +60,7 @@ class GPU:
     elementwise_efficiency: float
     elementwise_overhead_s: float
     weight_grad_slowdown: float
+    spread: float
     launch_floor_forward_s: float
     launch_floor_backward_s: float
     intra_node: str
@@ -129,9 +132,10 @@ def _gpu(fields: Fields, base: str) -> GPU:
     links = [name for name, link in catalog.load("links").items() if link["kind"] != "network"]
     fabrics = [name for name, link in catalog.load("links").items() if link["kind"] == "network"]
     elementwise, weight_grad = fields.inside("elementwise"), fields.inside("weight_grad")
-    launch_floor = fields.inside("launch_floor")
+    launch_floor, spread = fields.inside("launch_floor"), fields.inside("spread")
     elementwise.only(("efficiency", "overhead", "source"))
     weight_grad.only(("slowdown", "source"))
+    spread.only(("deviation", "source"))
     launch_floor.only(("forward", "backward", "source"))
     peak_flops = _peaks(fields.inside("peak"))
     return GPU(
@@ -145,6 +149,7 @@ def _gpu(fields: Fields, base: str) -> GPU:
         elementwise_efficiency=elementwise.number("efficiency", above=0, at_most=1),
         elementwise_overhead_s=elementwise.quantity("overhead", "seconds", positive=False),
         weight_grad_slowdown=weight_grad.number("slowdown", above=0, at_most=10),
+        spread=spread.deviation("deviation", at_most=0.2),
         launch_floor_forward_s=launch_floor.quantity("forward", "seconds", positive=False),
         launch_floor_backward_s=launch_floor.quantity("backward", "seconds", positive=False),
         intra_node=fields.name("intra_node", links),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipesim.calibration.parts import Measured
     from pipesim.config import Config
     from pipesim.config.document import ClusterConfig
+    from pipesim.hardware import Cluster
     from pipesim.study.kernel_list import Listed
 
 REPEATS = 20
@@ -61,7 +62,7 @@ def calibrate(
     if not isinstance(config, ClusterConfig):
         allowed = "a config with model and cluster"
         raise ConfigError([Problem("model", "is missing: there is nothing to measure", allowed=allowed)], config.source)
-    prices = LayerCosts(config.build_model(), config.build_cluster(), config.build_layout(), config.build_training())
+    prices = LayerCosts(config.build_model(), _of_usual_gpus(config), config.build_layout(), config.build_training())
     if prices.training.precision not in MEASURED:
         problem = Problem(
             "training.precision", "is not measured: PyTorch has no such layers", prices.training.precision
@@ -69,6 +70,12 @@ def calibrate(
         raise ConfigError([replace(problem, allowed=", ".join(MEASURED))], config.source)
     check_torch()
     return _Calibrating(prices, config, device, repeats, progress).run(fewer_rows)
+
+
+def _of_usual_gpus(config: ClusterConfig) -> Cluster:
+    """The config's cluster without the allowance for its slowest GPU: one is measured, and taken to be a usual one."""
+    cluster = config.build_cluster()
+    return replace(cluster, gpu=replace(cluster.gpu, spread=0.0))
 
 
 class _Calibrating:
@@ -89,7 +96,7 @@ class _Calibrating:
         from pipesim.study.kernel_list import KernelList
 
         unfused = replace(self.prices.training, fused_gradients=False)
-        products = LayerCosts(self.prices.model, self.config.build_cluster(), self.prices.layout, unfused)
+        products = LayerCosts(self.prices.model, self.prices.cluster, self.prices.layout, unfused)
         listed = KernelList(products, self.local, fewer_rows).all()
         parts = {name: partial(self._part, name) for name in self._names()}
         kernels = [partial(self._kernel, each) for each in listed]

@@ -26,7 +26,8 @@ _TOKEN_ID = 8
 _LOGIT = 4
 _MASTER = {"bf16": 4, "fp16": 4, "fp8": 4, "fp32": 0}
 _SHARD = 4
-MOMENT_BYTES = {"adam": 8, "adam-bf16": 4, "momentum": 4, "sgd": 0}
+_REMAINDER = 2
+MOMENT_BYTES = {"adam": 8, "adam-remainders": 8, "adam-bf16": 4, "momentum": 4, "sgd": 0}
 
 
 def tokens(model: Model, training: Training, shard: Shard) -> float:
@@ -268,7 +269,8 @@ def bytes_per_parameter(training: Training) -> StateBytes:
     and the optimizer's moments (NVIDIA/Megatron-LM, documentation of the distributed optimizer; Korthikanti
     et al. 2022, Figure 1, whose bars are 18 bytes per parameter).
     """
-    optimizer = _MASTER[training.precision] + MOMENT_BYTES[training.optimizer]
+    master = _REMAINDER if training.remainders else _MASTER[training.precision]
+    optimizer = master + MOMENT_BYTES[training.optimizer]
     return StateBytes(training.element_bytes, training.gradient_bytes, optimizer)
 
 

@@ -14,66 +14,81 @@ DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
 TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
 ATTENTION_VERSIONS = (2, 3)
-OPTIMIZERS = ("adam", "adam-bf16", "momentum", "sgd")
+OPTIMIZERS = ("adam", "adam-remainders", "adam-bf16", "momentum", "sgd")
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training step.
-
-    ``micro_batch`` and ``global_batch`` count sequences. ``precision`` is that of the matrix products; with
-    ``fp8`` everything that is stored or sent stays bf16. ``recompute``: ``selective`` repeats the core of
-    attention (scores, softmax, dropout, context) in the backward, ``full`` the whole layer (Korthikanti et
-    al. 2022, arXiv 2205.05198, section 5), ``pointwise`` norms, activation functions and dropout, which take
-    little time (PipeOffload, arXiv 2503.01328, section 5.4), ``without-attention`` everything but that core, whose
-    cost grows with the square of the sequence (HelixPipe, arXiv 2507.00394), ``per-op`` all but attention and every
-    second matrix product (torchtitan's "selective"; `pipesim.workload.recompute`), ``full-early-stop`` the layer up to
-    the last tensor that its backward reads, without the last product and what adds it up (PyTorch's checkpoints that
-    are not reentrant). ``zero`` shards over data-parallel
-    ranks: 1 optimizer state, 2 and gradients, 3 and weights. ``gradients``: ``fp32`` accumulates and reduces them in
-    fp32, ``half`` in the precision of the weights. ``flash_attention`` False means separate kernels with the
-    scores in memory, as in Megatron-LM before 2023. ``scatter_gather``: a message between stages is cut over the
-    tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473, section 4.1). ``launch_floor``: no layer
-    runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA graphs.
-    ``fused_gradients``: weight-gradient products add to the accumulated gradient themselves (Megatron-LM
-    since 2022); otherwise a kernel of its own adds each micro-batch's gradient. ``fused_loss`` False: cross-entropy op
-    by op on an fp32 copy of the logits, as PyTorch's own; otherwise in place. ``tensor_overlap``: which
-    communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
-    beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split), ``full``
-    also gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer
-    Engine's userbuffers, NeMo), ``none`` before 2022. ``dispatch``: how tokens get to their experts, by an all-to-all
-    of every copy, or one copy per node and GPU (DeepEP). ``expert_overlap``: that runs beside another micro-batch's
-    products (Megatron-LM's overlap-moe-expert-parallel-comm). ``data_overlap``: which communication of data parallelism
-    runs beside computation: ``gradients``, each layer's reduction from the end of its last backward on (Megatron-LM's
-    overlap-grad-reduce), ``full`` also the gathering of the weights that ZeRO 1 and 2 updated, before the next step's
-    forwards that need them (overlap-param-gather), ``none`` waits for each. ``attention_version``: FlashAttention 3
-    (or cuDNN's equal) where the GPU has it, or 2 (PyTorch's own until 2025). ``fused_kernels`` False: norms, rotations
-    and activation functions run op by op (PyTorch without `torch.compile`; `pipesim.costs.eager_kernels`).
-    ``context_method``: how context parallelism exchanges keys and values (`pipesim.costs.context`).
+    """One training step: batch, precision, what is kept and sharded, and what the software does beside what.
 
     Raises ConfigError for a value that is not one of those allowed, or a batch that is not positive.
     """
 
     micro_batch: int = 1
+    """Sequences per micro-batch."""
     global_batch: int = 1
+    """Sequences per step, over all replicas."""
     precision: str = "bf16"
+    """Of the matrix products; with ``fp8`` everything that is stored or sent stays bf16."""
     recompute: str = "none"
+    """What the backward repeats of the forward. ``selective``: the core of attention (scores, softmax, dropout,
+    context); ``full``: the whole layer (Korthikanti et al. 2022, arXiv 2205.05198, section 5); ``pointwise``:
+    norms, activation functions and dropout, which take little time (PipeOffload, arXiv 2503.01328, section 5.4);
+    ``without-attention``: everything but that core, whose cost grows with the square of the sequence (HelixPipe,
+    arXiv 2507.00394); ``per-op``: all but attention and every second matrix product (torchtitan's "selective";
+    `pipesim.workload.recompute`); ``full-early-stop``: the layer up to the last tensor that its backward reads,
+    without the last product and what adds it up (PyTorch's checkpoints that are not reentrant).
+    """
     zero: int = 0
+    """What is sharded over data-parallel ranks: 1 optimizer state, 2 and gradients, 3 and weights."""
     optimizer: str = "adam"
+    """``adam-remainders`` keeps of the fp32 copy only the 16 bits that bf16 weights lack (store_param_remainders of
+    NVIDIA/apex's distributed_fused_adam, which NeMo sets in bf16), ``adam-bf16`` has moments of half the size.
+    """
     sequence_parallel: bool = False
+    """Whether activations are cut along the sequence over the tensor-parallel group where they are not otherwise."""
     flash_attention: bool = True
+    """False: separate kernels with the scores in memory, as in Megatron-LM before 2023."""
     gradients: str = "fp32"
+    """``fp32`` accumulates and reduces them in fp32, ``half`` in the precision of the weights."""
     scatter_gather: bool = True
+    """Whether a message between stages is cut over the tensor-parallel group (Narayanan et al. 2021, arXiv 2104.04473,
+    section 4.1).
+    """
     launch_floor: bool = True
+    """No layer runs faster than an eager host launches its kernels, by the GPU's catalog entry; False with CUDA
+    graphs.
+    """
     fused_gradients: bool = True
+    """Whether weight-gradient products add to the accumulated gradient themselves (Megatron-LM since 2022); otherwise
+    a kernel of its own adds each micro-batch's gradient.
+    """
     fused_loss: bool = True
+    """False: cross-entropy op by op on an fp32 copy of the logits, as PyTorch's own; otherwise in place."""
     tensor_overlap: str = "gradients"
+    """Which communication of tensor parallelism runs beside matrix products: ``gradients``, that of the input gradient
+    beside the weight gradient's products (Megatron-LM since 2022, in backwards that are not split); ``full``, also
+    gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer Engine's
+    userbuffers, NeMo); ``none`` before 2022.
+    """
     attention_version: int = 3
+    """FlashAttention 3 (or cuDNN's equal) where the GPU has it, or 2 (PyTorch's own until 2025)."""
     fused_kernels: bool = True
+    """False: norms, rotations and activation functions run op by op (PyTorch without `torch.compile`;
+    `pipesim.costs.eager_kernels`).
+    """
     context_method: str = "ring"
+    """How context parallelism exchanges keys and values (`pipesim.costs.context`)."""
     dispatch: str = "all-to-all"
+    """How tokens get to their experts: by an all-to-all of every copy, or one copy per node and GPU (DeepEP)."""
     expert_overlap: bool = False
+    """Whether that runs beside another micro-batch's products (Megatron-LM's overlap-moe-expert-parallel-comm)."""
     data_overlap: str = "gradients"
+    """Which communication of data parallelism runs beside computation: ``gradients``, each layer's reduction from the
+    end of its last backward on (Megatron-LM's overlap-grad-reduce); ``full``, also the gathering of the weights
+    that ZeRO 1 and 2 updated, before the next step's forwards that need them (overlap-param-gather); ``none`` waits
+    for each.
+    """
 
     def __post_init__(self) -> None:
         problems = [
@@ -91,12 +106,20 @@ class Training:
         if self.attention_version not in ATTENTION_VERSIONS:
             found = repr(self.attention_version)
             problems.append(Problem("training.attention_version", "unknown version", found, "2, 3"))
+        if self.optimizer == "adam-remainders" and self.precision not in ("bf16", "fp8"):
+            message = "completes bf16 weights to fp32, and these are not"
+            problems.append(Problem("training.optimizer", message, f"{self.precision!r}", "with bf16 or fp8"))
         for field in ("micro_batch", "global_batch"):
             if getattr(self, field) < 1:
                 allowed = "a whole number of at least 1"
                 problems.append(Problem(f"training.{field}", "is not usable", repr(getattr(self, field)), allowed))
         if problems:
             raise ConfigError(problems)
+
+    @property
+    def remainders(self) -> bool:
+        """Whether weights and their remainders together are the optimizer's fp32 copy."""
+        return self.optimizer == "adam-remainders"
 
     @property
     def element_bytes(self) -> int:

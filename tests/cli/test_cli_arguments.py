@@ -23,6 +23,7 @@ FLAGS = {
     "trace": ["--json", "--step", "--gantt", "--profile"],
     "calibrate": ["--set", "--device", "--repeats", "--out", "--gpu-out", "--json"],
     "schedules": ["--json"],
+    "software": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
     "accuracy": ["--source", "--rows", "--json", "--plot"],

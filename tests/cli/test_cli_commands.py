@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipesim import api
+from pipesim import api, catalog
 from pipesim.schedules import names
 
 
@@ -250,6 +250,18 @@ def test_listings_as_json(run: Any) -> None:
     assert hardware["gpus"]["a100-sxm-80gb"]["memory_bandwidth"] == "2039 GB/s"
     assert all(entry["source"] for entry in [*hardware["gpus"].values(), *hardware["links"].values()])
     assert json.loads(run("models", "--json", "-")[1])["models"]["gpt3-175b"]["layers"] == 96
+
+
+def test_software_is_listed_with_its_settings(run: Any) -> None:
+    code, out, err = run("software")
+    assert (code, err) == (0, "")
+    paragraphs = {text.split(":")[0]: " ".join(text.split()) for text in out.split("\n\n")}
+    assert list(paragraphs) == catalog.names("software")
+    assert "training.flash_attention: false" in paragraphs["megatron-lm-2022"]
+    assert "simulation.p2p: blocking" in paragraphs["megatron-lm-2022"]
+    entries = json.loads(run("software", "--json", "-")[1])["software"]
+    assert entries["nemo"]["training"]["tensor_overlap"] == "full"
+    assert all(entry["for"] and entry["source"] for entry in entries.values())
 
 
 def test_schema_is_json(run: Any) -> None:

@@ -1,0 +1,46 @@
+"""``training.software``: the defaults of a training framework, filled in where a config says nothing itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
+
+from pipesim import catalog
+from pipesim.config.section import listed, refuse
+from pipesim.errors import nearest
+
+USUAL = "megatron-core"
+"""The software whose settings are the defaults of every option."""
+
+
+def complete(data: dict[str, Any]) -> dict[str, Any]:
+    """``data``, a config's sections, with what the software that it names does where it says nothing.
+
+    Data that names none, or one that is not in the catalog, is returned as it is: checking it finds what is wrong.
+    """
+    training = data.get("training")
+    name = training.get("software") if isinstance(training, dict) else None
+    entry = catalog.load("software").get(name) if isinstance(name, str) else None
+    if entry is None:
+        return data
+    return {**data, **{section: _filled(data, section, entry) for section in ("training", "simulation")}}
+
+
+def _filled(data: dict[str, Any], section: str, entry: Any) -> Any:
+    given = data.get(section, {})
+    return {**catalog.copied(entry.get(section, {})), **given} if isinstance(given, dict) else given
+
+
+def _known(name: str) -> str:
+    names = catalog.names("software")
+    if name not in names:
+        raise refuse("unknown software", listed(names), nearest(name, names))
+    return name
+
+
+Software = Annotated[
+    str,
+    AfterValidator(_known),
+    WithJsonSchema({"type": "string", "enum": catalog.names("software"), "description": "whose defaults hold"}),
+]
