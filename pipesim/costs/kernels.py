@@ -61,9 +61,7 @@ class Kernels:
         return self.norm() + self.norm() + mask + mask + self.activation()
 
     def input_grad(self) -> Traffic:
-        """The same kernels backwards; gradients of the two branches of each residual are added, and those of biases come
-        with them.
-        """
+        """The same kernels backwards; gradients of both branches of each residual are added, those of biases summed."""
         dropout = self._dropout()
         norm_and_add = self.norm_backward() + kernel(3 * self.element * self.whole)
         total = dropout + norm_and_add + dropout + norm_and_add

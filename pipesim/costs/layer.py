@@ -131,8 +131,8 @@ class LayerCosts:
         return self.training.element_bytes * self.tokens * self.model.hidden
 
     def product_seconds(self, sizes: Product, role: Role) -> float:
-        """One matrix product, possibly grouped, on the job's slowest GPU. A weight gradient is added to in the precision
-        that it is kept in.
+        """One matrix product, possibly grouped, on the job's slowest GPU. A weight gradient is added to in its own
+        precision.
         """
         result_bytes = None
         if role == "weight_grad":
