@@ -137,12 +137,16 @@ class Training(Section):
     fused_gradients: bool = True
     fused_loss: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
-    attention_version: Literal[2, 3] = 3
+    gathered_inputs: Literal["again", "kept"] = "again"
+    attention_version: Literal[1, 2, 3] = 3
     fused_kernels: bool = True
+    fused_norms: bool = True
     context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
     dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
     expert_overlap: bool = False
     data_overlap: Literal["none", "gradients", "full"] = "gradients"
+    fsdp: Literal[0, 1, 2] = 0
+    fused_optimizer: bool = True
     partition: Partition | None = None
     sequence_lengths: Lengths | None = None
 

@@ -153,9 +153,9 @@ def _times(times: Sequence[LayerTimes], state: StateCosts, stages: Sequence[Stag
         )
     }
     collective["reduce_grad"][[0, -1]] += tied_s
-    crowding = _once(stages, state.crowding_seconds, state.like)
+    sharding = _once(stages, state.sharding_seconds, state.like)
     for name, index in (("forward", 0), ("input_grad", 1)):
-        arrays[name] = arrays[name] + np.array([each[index] for each in crowding], dtype=np.float64)
+        arrays[name] = arrays[name] + np.array([each[index] for each in sharding], dtype=np.float64)
     return StageTimes(**arrays, **collective)
 
 

@@ -83,14 +83,15 @@ def _longest_block(table: Any, core: Core, rate_per_sm: float, backward: bool) -
 
 def _rate(table: Any, core: Core, sequence: float, backward: bool) -> float:
     """FLOP/s of the family's reference GPU: log-linear in the sequence, linear in the head dimension."""
-    by_dimension = table["backward" if backward else "forward"]
+    direction = "backward" if backward else "forward"
+    by_dimension, slower = table[direction], float(table.get("slower", {}).get(direction, 1.0))
     latent = f"{core.query_key}/{core.value}"
     if latent in by_dimension:
-        return _at_length(table, by_dimension[latent], sequence, core.causal)
+        return _at_length(table, by_dimension[latent], sequence, core.causal) / slower
     dimension = (core.query_key + core.value) / 2
     known = sorted(key for key in by_dimension if isinstance(key, int))
     rates = [_at_length(table, by_dimension[key], sequence, core.causal) for key in known]
-    return float(np.interp(dimension, known, rates))
+    return float(np.interp(dimension, known, rates)) / slower
 
 
 def _at_length(table: Any, curves: Any, sequence: float, causal: bool) -> float:
@@ -101,7 +102,8 @@ def _at_length(table: Any, curves: Any, sequence: float, causal: bool) -> float:
 
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, Any]:
-    return dict(catalog.load("attention"))
+    tables = catalog.load("attention")
+    return {name: {**tables[entry["like"]], **entry} if "like" in entry else entry for name, entry in tables.items()}
 
 
 def _family(gpu: GPU, version: int) -> Any:

@@ -31,11 +31,13 @@ _REMOTE_PEER_S = 5e-6
 # Where `linear` takes its chord: the sizes of activations and gradients.
 _LINEAR_BYTES = (2.0**20, 2.0**26)
 
-CROWDING = {"inside a node": 0.15, "between nodes": 0.02}
-"""Share of the GPU that a collective beside computing takes from it (calculon-ai/calculon systems; DeepSeek-V3, arXiv
-2412.19437, section 3.2.2: 20 of 132 processors): so much of what is hidden is paid all the same."""
+CROWDING = {"several on a node": 0.15, "one on a node": 0.02}
+"""Share of the GPU that a collective beside computing takes from it: so much of what is hidden is paid all the same.
+NCCL runs a thread block per ring. Through several GPUs of a node it makes as many rings as NVLink can feed, whether
+they leave the node or not (DeepSeek-V3, arXiv 2412.19437, section 3.2.2: 20 of 132 processors); among GPUs on different
+nodes as many as their network card can, two to four. The shares are those of calculon-ai/calculon systems."""
 
-OVERLAP_PRICE = CROWDING["inside a node"]
+OVERLAP_PRICE = CROWDING["several on a node"]
 """What tensor, context and expert parallelism pay."""
 
 

@@ -6,9 +6,10 @@
 - ``all-to-all`` (Ulysses, arXiv 2309.14509; ``a2a``): each GPU gets whole sequences of a part of the heads and gives
   the result back; nothing overlaps.
 - ``torch-ring`` (PyTorch since 2024, pytorch/pytorch:torch/distributed/tensor/experimental/_attention.py): keys and
-  values, repeated to all heads as Llama's code in PyTorch does, are gathered at once beside the first block; results
-  are merged in fp32 by separate kernels; gradients of keys and values go round the ring in fp32, the last hop beside
-  nothing.
+  values, repeated to all heads as Llama's code in PyTorch does, are gathered at once; results are merged in fp32;
+  gradients of keys and values go round the ring in fp32. Op by op the gathering is beside the first block and all hops
+  but the last beside the next one. Compiled, the same collectives are waited for right where they are started
+  (`_maybe_wrap_tensor` in torch/distributed/_functional_collectives.py), and merging takes one kernel.
 
 A causal sequence is cut into 2 c chunks of which every GPU has one early and one late, so all steps are equal but the
 first: c - 1 blocks of s/c queries by s/2c keys without a mask, after one causal block of s/c. Blocks run at the
@@ -94,29 +95,45 @@ class ContextAttention:
         """The same, gathering beside the first step; in the backward fp32 gradients hop beside the next step."""
         size = self._keys_and_values(self.core.heads)
         gather = self.collective("all_gather", self.ways * self.training.element_bytes * size)
-        exposed = max(0.0, gather - steps[0])
-        if not backward:
-            return gather, exposed
-        hop = self.hop(_FP32 * size)
-        return gather + self.ways * hop, exposed + (self.ways - 1) * max(0.0, hop - steps[1]) + hop
+        hop = self.hop(_FP32 * size) if backward else 0.0
+        sent = gather + self.ways * hop
+        if self.training.fused_kernels:
+            return sent, sent
+        return sent, max(0.0, gather - steps[0]) + (self.ways - 1) * max(0.0, hop - steps[1]) + hop
 
     def _merging(self, backward: bool) -> Traffic:
         """Adding up partial results of all steps."""
-        element = self.training.element_bytes
-        output = self._queries * (self.core.query_key if backward else self.core.value)
         if self.training.context_method == "torch-ring":
-            gradients = _FP32 * 2 + element, 2 * _FP32  # added to the sum; copied to be sent
-            if backward:
-                step = [kernel(output * gradients[0])]
-                step += [kernel(self._keys_and_values(self.core.heads) * size) for size in gradients]
-            else:  # to fp32; difference; weighted by a sigmoid; subtracted; keys and values copied to be sent
-                sizes = element + _FP32, 3 * _FP32, 2 * _FP32, 3 * _FP32
-                step = [kernel(output * size) for size in sizes]
-                step += [kernel(2 * element * self._keys_and_values(self.core.heads))]
-        else:
-            step = [kernel(3 * element * output)]
-            step += [kernel(3 * element * self._keys_and_values(self.groups))] if backward else []
+            merging = self._fused_merging if self.training.fused_kernels else self._separate_merging
+            return sum(merging(backward), Traffic())
+        element = self.training.element_bytes
+        step = [kernel(3 * element * self._output(backward))]
+        step += [kernel(3 * element * self._keys_and_values(self.groups))] if backward else []
         return sum(self.ways * step, Traffic())
+
+    def _separate_merging(self, backward: bool) -> list[Traffic]:
+        """PyTorch's kernels of all steps, op by op."""
+        element, output = self.training.element_bytes, self._output(backward)
+        sent = self._keys_and_values(self.core.heads)
+        gradients = _FP32 * 2 + element, 2 * _FP32  # added to the sum; copied to be sent
+        if backward:
+            step = [kernel(output * gradients[0]), *(kernel(sent * size) for size in gradients)]
+        else:  # to fp32; difference; weighted by a sigmoid; subtracted; keys and values copied to be sent
+            step = [kernel(output * size) for size in (element + _FP32, 3 * _FP32, 2 * _FP32, 3 * _FP32)]
+            step += [kernel(2 * element * sent)]
+        return self.ways * step
+
+    def _fused_merging(self, backward: bool) -> list[Traffic]:
+        """PyTorch's kernels of all steps, compiled, and one that puts keys and values together to be gathered."""
+        element, sent = self.training.element_bytes, self._keys_and_values(self.core.heads)
+        added = _FP32 + element + _FP32  # the sum, what is added, the new sum
+        step = [kernel(added * self._output(backward))]
+        step += [kernel(added * sent)] if backward else []
+        return [kernel(2 * element * sent), *(self.ways if backward else self.ways - 1) * step]
+
+    def _output(self, backward: bool) -> float:
+        """Elements of this GPU's output, or of its queries' gradient."""
+        return self._queries * (self.core.query_key if backward else self.core.value)
 
     @property
     def _queries(self) -> float:

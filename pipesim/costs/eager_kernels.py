@@ -2,7 +2,8 @@
 
 Bytes per element, ``e`` those of the stored precision, 4 of fp32, one kernel per line of the lists below. Layer norm
 is one kernel in PyTorch; RMS norm is not (pytorch/pytorch:aten/src/ATen/native/layer_norm.cpp, `rms_norm` until
-2025). Rotations are those of Llama's own code, over complex numbers in fp32 (pytorch/torchtitan:torchtitan/models).
+2025), unless a model brings its own (`fused_norms`). Rotations are those of Llama's own code, over complex numbers in
+fp32 (pytorch/torchtitan:torchtitan/models).
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ from pipesim.costs.kernels import Kernels
 class EagerKernels(Kernels):
     """Kernels of one layer of a model on one GPU, none of them fused."""
 
+    @property
+    def _one_kernel(self) -> bool:
+        """Whether a norm is."""
+        return self.model.norm != "rms" or self.training.fused_norms
+
     def _norm(self, elements: float) -> Traffic:
-        if self.model.norm != "rms":
+        if self._one_kernel:
             return super()._norm(elements)
         e = self.element
         return _each(
@@ -29,7 +35,7 @@ class EagerKernels(Kernels):
         )
 
     def _norm_backward(self, elements: float) -> Traffic:
-        if self.model.norm != "rms":
+        if self._one_kernel:
             return super()._norm_backward(elements)
         e = self.element
         return _each(

@@ -85,8 +85,11 @@ class Kernels:
         return total
 
     def weight_grad(self) -> Traffic:
-        """Adding up the gradients of micro-batches where the products do not do that themselves."""
-        if self.training.fused_gradients:
+        """Adding up the gradients of micro-batches where the products do not do that themselves; fully sharded by
+        PyTorch's FSDP they are reduced each time instead (`fsdp.py`).
+        """
+        reduced = self.training.fsdp and self.training.zero == 3
+        if self.training.fused_gradients or reduced:
             return Traffic()
         parameters = layer_parameters(self.model, self.mixture).per_gpu(self.shard.tensor, self.shard.expert)
         return kernel(parameters * (self.element + 2 * self.training.gradient_bytes))

@@ -4,18 +4,11 @@ Each piece is priced op by op: matrix products through the roofline (`gemm.py`),
 (`attention.py`), memory-bound kernels (`kernels.py`) and the communication of tensor, context and expert
 parallelism. Which collective belongs to which phase:
 
-- Tensor parallelism without sequence parallelism: an all-reduce after each row-split matrix in the forward,
-  and after each column-split one in the input gradient (Narayanan et al. 2021, arXiv 2104.04473, section
-  3.2).
-- With sequence parallelism: an all-gather before and a reduce-scatter after each block in either direction;
-  and an all-gather of each block's input for the weight gradient, beside the input gradient's products unless
-  nothing overlaps (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2).
+- Tensor parallelism: around each block (`tensor.py`).
 - Context parallelism: around and beside the attention core (`context.py`).
 - Experts: tokens are dispatched before and combined after the experts, in either direction (`dispatch.py`).
 
-Of tensor parallelism's communication, what `Training.tensor_overlap` says runs beside matrix products; the
-rest, and all other communication, overlaps with nothing. Recomputation repeats what `pipesim.workload.training`
-says, with its communication.
+Recomputation repeats what `pipesim.workload.training` says, with its communication.
 """
 
 from __future__ import annotations
@@ -30,9 +23,10 @@ from pipesim.costs.dispatch import all_to_all_seconds, deduplicated_seconds
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kernel
 from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import layer_kernels
-from pipesim.costs.phases import LayerTimes, Phase, total
+from pipesim.costs.phases import LayerTimes, Phase
 from pipesim.costs.products import Product, product
 from pipesim.costs.spread import slowest
+from pipesim.costs.tensor import TensorParallel
 from pipesim.errors import ConfigError
 from pipesim.hardware import GPU, Cluster, Layout
 from pipesim.hardware.layout import GroupKind
@@ -81,15 +75,14 @@ class LayerCosts:
         forward = self._matrices(matrices, "forward") + self._core_forward
         forward += self._kernels(kernels.forward()) + self._exchange(mixture)
         input_grad = self._matrices(matrices, "input_grad") + self._core_backward
-        input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture) + self._gathered_again(split)
+        input_grad += self._kernels(kernels.input_grad()) + self._exchange(mixture) + self.tensor.gathered_again(split)
         weight_grad = self._matrices(matrices, "weight_grad") + self._kernels(kernels.weight_grad())
-        if self.training.tensor_overlap == "full" and self.shard.sequence_parallel:
-            forward += self._beside(split, "forward") * -1
-            input_grad += self._beside(split, "input_grad") * -1
+        forward += self.tensor.beside(split, "forward") * -1
+        input_grad += self.tensor.beside(split, "input_grad") * -1
         if self.training.expert_overlap and mixture and self.shard.expert > 1:
             forward += self._beside_products(matrices, "input_grad", "weight_grad") * -1
             input_grad += self._beside_products(matrices, "forward") * -1
-        overlap = self._beside_weight_grad(split)
+        overlap = self.tensor.beside_weight_grad(split)
         return self._floored(LayerTimes(forward, input_grad, weight_grad, self._recompute(forward, mixture), overlap))
 
     def embedding(self) -> LayerTimes:
@@ -101,12 +94,11 @@ class LayerCosts:
             traffic += kernel(1.5 * looked_up)
         if model.dropout:
             traffic += kernel(looked_up)
-        reduced = self._tensor("reduce_scatter" if self.shard.sequence_parallel else "all_reduce", 1)
         table = model.vocab * model.hidden / self.shard.tensor
         # A dense gradient of the table is cleared, scattered into and added to the accumulated one.
         scatter = gather(looked_up) + kernel(table * (2 * element + 2 * self.training.gradient_bytes))
-        back = self._tensor("all_gather", 1) if self.shard.sequence_parallel else Phase()
-        return LayerTimes(self._kernels(traffic) + reduced, Phase(), self._kernels(scatter) + back)
+        back = self.tensor.gathered_outside()
+        return LayerTimes(self._kernels(traffic) + self.tensor.reduced(), Phase(), self._kernels(scatter) + back)
 
     def head(self) -> LayerTimes:
         """Final norm, vocabulary projection and loss on the last stage."""
@@ -115,13 +107,10 @@ class LayerCosts:
             return LayerTimes()
         norm = kernel(2 * layer_input(self.model, self.training, self.shard))
         logits = self.tokens * self.model.vocab / self.shard.tensor
-        sequence_parallel = self.shard.sequence_parallel
-        gathered = self._tensor("all_gather", 1) if sequence_parallel else Phase()
-        back = self._tensor("reduce_scatter" if sequence_parallel else "all_reduce", 1)
-        forward = self._matrices(matrices, "forward") + self._kernels(norm + kernel(logits * _LOSS_FORWARD))
-        input_grad = self._matrices(matrices, "input_grad")
-        input_grad += self._kernels(norm + norm + kernel(logits * _LOSS_BACKWARD)) + back
-        return LayerTimes(forward + gathered, input_grad, self._matrices(matrices, "weight_grad"))
+        forward = self._outside(matrices, "forward") + self._kernels(norm + kernel(logits * _LOSS_FORWARD))
+        input_grad = self._outside(matrices, "input_grad")
+        input_grad += self._kernels(norm + norm + kernel(logits * _LOSS_BACKWARD)) + self.tensor.reduced()
+        return LayerTimes(forward + self.tensor.gathered_outside(), input_grad, self._outside(matrices, "weight_grad"))
 
     @property
     def message_bytes(self) -> float:
@@ -130,17 +119,17 @@ class LayerCosts:
         """
         return self.training.element_bytes * self.tokens * self.model.hidden
 
-    def product_seconds(self, sizes: Product, role: Role) -> float:
-        """One matrix product, possibly grouped, on the job's slowest GPU. A weight gradient is added to in its own
-        precision.
+    def product_seconds(self, sizes: Product, role: Role, precision: str | None = None) -> float:
+        """One matrix product, possibly grouped, on the job's slowest GPU; in the layers' precision unless said. A weight
+        gradient is added to in its own.
         """
         result_bytes = None
         if role == "weight_grad":
             fused, kept = self.training.fused_gradients, self.training.gradient_bytes
             result_bytes = 2 * kept if fused else self.training.element_bytes
         m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
-        usual_s = product_seconds(m, n, k, self.gpu, self.training.precision, role, groups, result_bytes)
-        return self.pace * usual_s
+        given = precision or self.training.precision
+        return self.pace * product_seconds(m, n, k, self.gpu, given, role, groups, result_bytes)
 
     @cached_property
     def core(self) -> Core:
@@ -171,13 +160,32 @@ class LayerCosts:
             lambda size: ring_hop_seconds(self.cluster, group, size),
         )
 
+    @cached_property
+    def tensor(self) -> TensorParallel:
+        """Communication of tensor parallelism around the blocks of a layer."""
+        return TensorParallel(
+            self.training,
+            self.shard,
+            self.tokens * self.model.hidden,
+            lambda operation, size: self._collective(operation, size, "tensor"),
+            self._matrices,
+            self._kernels,
+        )
+
     # Pieces -------------------------------------------------------------------------------------------------
 
     def _matrices(self, matrices: Iterable[Matrix], role: Role) -> Phase:
         return Phase(sum(self._matrix(matrix, role) for matrix in matrices))
 
-    def _matrix(self, matrix: Matrix, role: Role) -> float:
-        return self.product_seconds(product(matrix, role, self.tokens, self.shard), role)
+    def _outside(self, matrices: Iterable[Matrix], role: Role) -> Phase:
+        """Products outside of the layers, which frameworks leave in bf16 where those are in fp8
+        (megatron/core/models/gpt/gpt_model.py; module filter of pytorch/torchtitan:torchtitan/float8.py).
+        """
+        precision = self.training.stored_precision
+        return Phase(sum(self._matrix(matrix, role, precision) for matrix in matrices))
+
+    def _matrix(self, matrix: Matrix, role: Role, precision: str | None = None) -> float:
+        return self.product_seconds(product(matrix, role, self.tokens, self.shard), role, precision)
 
     def _kernels(self, traffic: Traffic) -> Phase:
         return Phase(elementwise_seconds(traffic, self.gpu))
@@ -193,56 +201,12 @@ class LayerCosts:
     def _exchange(self, mixture: bool) -> Phase:
         """Tensor and expert parallel communication of one layer in one direction."""
         blocks = 1 if mixture and self.shard.expert > 1 else 2
-        exchanged = self._around_blocks(blocks)
+        exchanged = self.tensor.around(blocks)
         if blocks == 1:
             exchanged += self._dispatch()
             if self.model.moe and self.model.moe.shared_ffn:
-                exchanged += self._around_blocks(1)
+                exchanged += self.tensor.around(1)
         return exchanged
-
-    def _around_blocks(self, blocks: int) -> Phase:
-        if self.shard.sequence_parallel:
-            return self._tensor("all_gather", blocks) + self._tensor("reduce_scatter", blocks)
-        return self._tensor("all_reduce", blocks)
-
-    def _tensor(self, operation: Operation, times: int) -> Phase:
-        """Collectives over the residual stream of one micro-batch in the tensor-parallel group."""
-        size = self.training.element_bytes * self.tokens * self.model.hidden
-        once = self._collective(operation, size, "tensor")
-        return Phase(times * once.seconds, times * once.collective_s)
-
-    def _gathered_again(self, blocks: Sequence[Sequence[Matrix]]) -> Phase:
-        """Gathering the inputs of blocks for their weight gradients: what the input gradient does not hide."""
-        if not self.shard.sequence_parallel:
-            return Phase()
-        gathered = self._tensor("all_gather", len(blocks))
-        if self.training.tensor_overlap == "none":
-            return gathered
-        return gathered + total(self._hidden("all_gather", block, "column", "input_grad", 1.0) for block in blocks) * -1
-
-    def _beside_weight_grad(self, blocks: Iterable[Sequence[Matrix]]) -> Phase:
-        """Reducing the input's gradient beside the products that make the gradient of the same weights."""
-        if self.training.tensor_overlap == "none" or self.shard.tensor == 1:
-            return Phase()
-        operation: Operation = "reduce_scatter" if self.shard.sequence_parallel else "all_reduce"
-        return total(self._hidden(operation, block, "column", "weight_grad", 1.0) for block in blocks)
-
-    def _beside(self, blocks: Iterable[Sequence[Matrix]], role: Role) -> Phase:
-        """Gathering beside the product it feeds, and scattering beside the one it follows, piece by piece: all
-        but one of as many pieces as GPUs. What the gradient's scatter hides behind is `_beside_weight_grad`.
-        """
-        share = 1.0 - 1.0 / self.shard.tensor
-        first, last = ("column", "row") if role == "forward" else ("row", "column")
-        gathers = (self._hidden("all_gather", block, first, role, share) for block in blocks)
-        if role != "forward":
-            return total(gathers)
-        return total(gathers) + total(self._hidden("reduce_scatter", block, last, role, share) for block in blocks)
-
-    def _hidden(self, operation: Operation, block: Iterable[Matrix], split: str, role: Role, share: float) -> Phase:
-        """What a collective saves beside the products of a block's matrices that are split so."""
-        products = self._matrices([matrix for matrix in block if matrix.split == split], role).seconds
-        hidden = min(self._tensor(operation, 1).seconds, products * share)
-        return Phase((1.0 - OVERLAP_PRICE) * hidden, hidden)
 
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
@@ -268,8 +232,8 @@ class LayerCosts:
         if how == "full":
             return forward
         if how == "full-early-stop":
-            last = feed_forward_matrices(self.model, mixture)[-1:]
-            return forward + (self._matrices(last, "forward") + self._reduced()) * -1
+            block = feed_forward_matrices(self.model, mixture)
+            return forward + (self._matrices(block[-1:], "forward") + self.tensor.reduced_behind(block)) * -1
         if how == "without-attention":
             return forward + self._core_forward * -1
         if how == "selective" and not self.training.flash_attention:
@@ -279,13 +243,9 @@ class LayerCosts:
             return self._kernels(kernels.repeated())
         if how == "per-op":
             repeated = self._matrices(repeated_matrices(self.model, mixture), "forward")
-            gathered = self._tensor("all_gather", 2) if self.shard.sequence_parallel else self._reduced()
+            gathered = self.tensor.gathered(2) if self.shard.sequence_parallel else self.tensor.reduced()
             return repeated + self._kernels(kernels.forward()) + gathered
         return Phase()
-
-    def _reduced(self) -> Phase:
-        """Adding up the output of one block over the tensor-parallel group."""
-        return self._tensor("reduce_scatter" if self.shard.sequence_parallel else "all_reduce", 1)
 
     def _floored(self, times: LayerTimes) -> LayerTimes:
         """No phase runs faster than the host launches it; the backward's floor is shared by its two

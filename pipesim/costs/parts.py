@@ -100,9 +100,7 @@ class PartCosts(LayerCosts):
 
     def _qkv(self, kernels: Kernels) -> LayerTimes:
         matrices, around = qkv_matrices(self.model), self._kernels(kernels.around_attention())
-        forward, backward = Phase(), self._tensor("all_reduce", 1)
-        if self.shard.sequence_parallel:
-            forward, backward = self._tensor("all_gather", 1), self._tensor("reduce_scatter", 1)
+        forward, backward = self.tensor.gathered(), self.tensor.reduced()
         bias = Phase()
         if self.model.qkv_bias:
             bias = self._kernels(kernel(self.training.element_bytes * kernels.qkv_elements()))

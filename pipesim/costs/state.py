@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from pipesim.costs.collectives import CROWDING, Collectives, Operation
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, kernel
+from pipesim.costs.fsdp import gather_bytes, reduce_bytes
+from pipesim.costs.optimizer import update_bytes
 from pipesim.costs.stages import Stage
 from pipesim.hardware import Cluster, Group, Layout
-from pipesim.workload.memory import MOMENT_BYTES, StateBytes, state_bytes
+from pipesim.workload.memory import StateBytes, state_bytes
 from pipesim.workload.parameters import Count
 from pipesim.workload.shard import Shard
 from pipesim.workload.training import Training
@@ -73,17 +75,19 @@ class StateCosts:
         """Gathering the weights that ZeRO updated (stages 1 and 2) or keeps (3) in pieces."""
         return sum(self.collectives.seconds(*each) for each in self._gathers(held))
 
-    def crowding_seconds(self, held: Stage) -> tuple[float, float]:
-        """By how much gathering and reducing beside computing slow down the forward and the backward of one
-        micro-batch: fully sharded, with one stage per rank, where they go on most of the time.
+    def sharding_seconds(self, held: Stage) -> tuple[float, float]:
+        """By how much full sharding slows down the forward and the backward of one micro-batch, with one stage per
+        rank, where it goes on most of the time: by communicating beside computing, and by copies (`fsdp.py`).
         """
         training, layout = self.training, self.layout
         if training.zero < 3 or layout.pipeline > 1:
             return 0.0, 0.0
-        price = CROWDING["between nodes" if self.leaves_node(held) else "inside a node"]
-        gathering = price * self.unshard_seconds(held)
+        alone = all(group.per_node == 1 for group in self._groups(held))
+        price = CROWDING["one on a node" if alone else "several on a node"]
+        gathering = price * self.unshard_seconds(held) + self._copied(held, gather_bytes(training))
         microbatches = max(training.global_batch // (training.micro_batch * layout.data), 1)
-        return gathering, gathering + price * self.reduce_seconds(held) / microbatches
+        reducing = price * self.reduce_seconds(held) / microbatches + self._copied(held, reduce_bytes(training))
+        return gathering, gathering + reducing
 
     def leaves_node(self, held: Stage) -> bool:
         """Whether any of the stage's replicas are on different nodes."""
@@ -98,25 +102,16 @@ class StateCosts:
         return self._busy_share(self._gathers(held), crossing)
 
     def optimizer_seconds(self, held: Stage) -> float:
-        """One update of this GPU's share, bound by memory.
-
-        Bytes per parameter of its share, as Megatron-LM's mixed-precision optimizer goes over them
-        (megatron/core/optimizer): the gradient twice (norm, update) and with fp16 twice more (loss unscaling);
-        moments and master copy read and written; the copy read again to write the weight, unless weight and remainder
-        are the copy. 38 for Adam in bf16 and 46 in fp16, and those of `_whole_gradient_passes`.
-        """
-        training = self.training
-        moments = 2 * MOMENT_BYTES[training.optimizer]
-        passes = 4 if training.precision == "fp16" else 2
-        copy = 0 if training.precision == "fp32" or training.remainders else 4 + training.element_bytes
-        each = passes * training.gradient_bytes + moments + 8 + copy
-        traffic = kernel(each * self._updated(held))
+        """One update of this GPU's share, bound by memory, and passes over gradients that are not divided yet."""
+        traffic = kernel(update_bytes(self.training) * self._updated(held))
         return elementwise_seconds(traffic + self._whole_gradient_passes(held), self.gpu)
 
     def _whole_gradient_passes(self, held: Stage) -> Traffic:
         """Passes over the gradients before ZeRO divides them: cleared, and with replicas scaled by their number
-        before they are added up (megatron/core/distributed/param_and_grad_buffer.py).
+        before they are added up (megatron/core/distributed/param_and_grad_buffer.py). PyTorch's FSDP has none of them.
         """
+        if self.training.fsdp:
+            return Traffic()
         dense, experts = self._parameters(held)
         replicated = self._groups(held)[0].size > 1
         sharded = self._updated(held) if self.training.zero >= 2 else dense + experts
@@ -131,6 +126,12 @@ class StateCosts:
         """All-reduce between two pipeline ranks that share a matrix (tied embeddings)."""
         group = Group(2, 2, 1) if crossing else Group(2, 1, 2)
         return float(self.collectives.seconds("all_reduce", parameters * self.training.gradient_bytes, group))
+
+    def _copied(self, held: Stage, bytes_each: float) -> float:
+        """Seconds of copies of the stage's whole parameters or gradients, where these are in pieces elsewhere."""
+        pairs = zip(self._parameters(held), self._groups(held), strict=True)
+        whole = sum(parameters for parameters, group in pairs if group.size > 1)
+        return elementwise_seconds(kernel(bytes_each * whole), self.gpu) if bytes_each else 0.0
 
     def _updated(self, held: Stage) -> float:
         dense, experts = self._parameters(held)

@@ -164,11 +164,22 @@ def _queue(extension: Extension, spec: DataParallel, events: Events, last: int) 
     fraction = np.where(reduced & own, (bucket + 1) / count[each], 1.0)
     some = position >= 0
     extension.add_waits(nodes[some], position[some], fraction[some])
-    extension.add_waits(events.needed_by[each][~reduced], nodes[~reduced])
+    _await_gathers(extension, spec, events.needed_by[each][~reduced], nodes[~reduced], last)
     if spec.blocking or spec.overlap == "none":
         followed = reduced & (bucket == count[each] - 1) & (position + 1 < last)
         extension.add_waits(position[followed] + 1, nodes[followed])
     return [int(node) for node in nodes[reduced]]
+
+
+def _await_gathers(extension: Extension, spec: DataParallel, users: Nodes, gathers: Nodes, last: int) -> None:
+    """Let ops wait for the weights of their stage. A rank's only stage is worked through layer by layer: an op may
+    begin with the first layer's weights (one bucket of several), and what follows it with all of them.
+    """
+    stages = extension.graph.stage[users]
+    layers = spec.buckets[stages] if len(np.unique(stages)) == 1 else np.ones(len(users), np.int64)
+    several = (layers > 1) & (users + 1 < last)
+    extension.add_waits(users, gathers, np.where(several, 1.0 / layers, 1.0))
+    extension.add_waits(users[several] + 1, gathers[several])
 
 
 def _shared_positions(graph: OpGraph, spec: DataParallel) -> dict[int, int]:

@@ -68,7 +68,7 @@ def _pointwise(model: Model, mixture: bool, training: Training, shard: Shard) ->
     (PipeOffload, arXiv 2503.01328, section 5.4).
     """
     residual = layer_input(model, training, shard)
-    saved = 2 * _product_input(residual, training)  # outputs of the two norms
+    saved = 2 * _normed(residual, training, shard)  # outputs of the two norms
     if model.dropout:
         saved += 2 * _MASK * residual / training.element_bytes
         if not training.flash_attention:
@@ -98,7 +98,7 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
     copy = _product_input(output, training) if training.precision == "fp8" else 0.0  # attention's backward reads bf16
     return (
         2 * residual  # inputs of the two norms
-        + 2 * _product_input(residual, training)  # outputs of the two norms, read by QKV and by the MLP
+        + 2 * _normed(residual, training, shard)  # outputs of the two norms, read by QKV and by the MLP
         + 2 * mask
         + attention_inputs(model, training, shard)
         + output
@@ -106,6 +106,11 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
         + attention_core(model, training, shard)
         + feed_forward(model, training, shard)
     )
+
+
+def _normed(residual: float, training: Training, shard: Shard) -> float:
+    """Bytes of one norm's output as its products read it: gathered, where that is kept."""
+    return _product_input(residual, training) * (shard.sequence_ways if training.gathered_inputs == "kept" else 1)
 
 
 def _product_input(size: float, training: Training) -> float:

@@ -12,8 +12,10 @@ WHOLE_LAYER = ("full", "full-early-stop")
 """Ways of recomputation that keep nothing but a layer's input."""
 DISPATCHES = ("all-to-all", "deduplicated")
 CONTEXT_METHODS = ("ring", "all-to-all", "torch-ring")
+GATHERED_INPUTS = ("again", "kept")
 TENSOR_OVERLAPS = DATA_OVERLAPS = ("none", "gradients", "full")
-ATTENTION_VERSIONS = (2, 3)
+ATTENTION_VERSIONS = (1, 2, 3)
+FSDP_GENERATIONS = (0, 1, 2)
 OPTIMIZERS = ("adam", "adam-remainders", "adam-bf16", "momentum", "sgd")
 
 
@@ -29,7 +31,9 @@ class Training:
     global_batch: int = 1
     """Sequences per step, over all replicas."""
     precision: str = "bf16"
-    """Of the matrix products; with ``fp8`` everything that is stored or sent stays bf16."""
+    """Of the matrix products; with ``fp8`` those outside of the layers, and everything that is stored or sent but to
+    feed products, stay bf16.
+    """
     recompute: str = "none"
     """What the backward repeats of the forward. ``selective``: the core of attention (scores, softmax, dropout,
     context); ``full``: the whole layer (Korthikanti et al. 2022, arXiv 2205.05198, section 5); ``pointwise``:
@@ -71,12 +75,20 @@ class Training:
     gathers and scatters of sequence parallelism beside the product they feed or follow (Transformer Engine's
     userbuffers, NeMo); ``none`` before 2022.
     """
+    gathered_inputs: str = "again"
+    """What sequence parallelism gathers for a product is gathered ``again`` for its weight gradient (Megatron-LM), or
+    ``kept`` (PyTorch; `pipesim.costs.tensor`).
+    """
     attention_version: int = 3
-    """FlashAttention 3 (or cuDNN's equal) where the GPU has it, or 2 (PyTorch's own until 2025)."""
+    """FlashAttention 3 (or cuDNN's equal) where the GPU has it, 2 (PyTorch's own until 2025), or 1 (in Triton, before
+    July 2023).
+    """
     fused_kernels: bool = True
     """False: norms, rotations and activation functions run op by op (PyTorch without `torch.compile`;
     `pipesim.costs.eager_kernels`).
     """
+    fused_norms: bool = True
+    """Whether norms are one kernel even where other kernels are not fused."""
     context_method: str = "ring"
     """How context parallelism exchanges keys and values (`pipesim.costs.context`)."""
     dispatch: str = "all-to-all"
@@ -89,6 +101,12 @@ class Training:
     that ZeRO 1 and 2 updated, before the next step's forwards that need them (overlap-param-gather); ``none`` waits
     for each.
     """
+    fsdp: int = 0
+    """The generation of PyTorch's fully sharded data parallelism that ``zero`` is done with, or 0 for none of them
+    (`pipesim.costs.fsdp`).
+    """
+    fused_optimizer: bool = True
+    """False: an update is a list of kernels, not one (`pipesim.costs.optimizer`)."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -97,6 +115,7 @@ class Training:
             *_choice("optimizer", self.optimizer, OPTIMIZERS),
             *_choice("gradients", self.gradients, ("fp32", "half")),
             *_choice("tensor_overlap", self.tensor_overlap, TENSOR_OVERLAPS),
+            *_choice("gathered_inputs", self.gathered_inputs, GATHERED_INPUTS),
             *_choice("context_method", self.context_method, CONTEXT_METHODS),
             *_choice("dispatch", self.dispatch, DISPATCHES),
             *_choice("data_overlap", self.data_overlap, DATA_OVERLAPS),
@@ -105,7 +124,9 @@ class Training:
             problems.append(Problem("training.zero", "unknown stage", repr(self.zero), "0, 1, 2, 3"))
         if self.attention_version not in ATTENTION_VERSIONS:
             found = repr(self.attention_version)
-            problems.append(Problem("training.attention_version", "unknown version", found, "2, 3"))
+            problems.append(Problem("training.attention_version", "unknown version", found, "1, 2, 3"))
+        if self.fsdp not in FSDP_GENERATIONS:
+            problems.append(Problem("training.fsdp", "unknown generation", repr(self.fsdp), "0, 1, 2"))
         if self.optimizer == "adam-remainders" and self.precision not in ("bf16", "fp8"):
             message = "completes bf16 weights to fp32, and these are not"
             problems.append(Problem("training.optimizer", message, f"{self.precision!r}", "with bf16 or fp8"))
@@ -120,6 +141,11 @@ class Training:
     def remainders(self) -> bool:
         """Whether weights and their remainders together are the optimizer's fp32 copy."""
         return self.optimizer == "adam-remainders"
+
+    @property
+    def stored_precision(self) -> str:
+        """What weights and activations are stored in."""
+        return "bf16" if self.precision == "fp8" else self.precision
 
     @property
     def element_bytes(self) -> int:

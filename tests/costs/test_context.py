@@ -8,7 +8,7 @@ import pytest
 
 from pipesim.costs.attention import Core, flash_seconds
 from pipesim.costs.context import OVERLAP_PRICE, ContextAttention
-from pipesim.costs.elementwise import elementwise_seconds, kernel
+from pipesim.costs.elementwise import Traffic, elementwise_seconds, kernel
 from pipesim.hardware import build_cluster
 from pipesim.workload.training import Training
 
@@ -18,8 +18,8 @@ LOCAL = CORE.sequence / 4 * 128
 """Elements of one head on one of four GPUs."""
 
 
-def attention(method="ring", ways=4, core=CORE, groups=8, gather_s=0.0, hop_s=0.0):
-    training = Training(context_method=method)
+def attention(method="ring", ways=4, core=CORE, groups=8, gather_s=0.0, hop_s=0.0, compiled=True):
+    training = Training(context_method=method, fused_kernels=compiled)
     return ContextAttention(core, groups, ways, training, GPU, lambda _, size: gather_s, lambda size: hop_s)
 
 
@@ -61,19 +61,48 @@ def test_a_slow_hop_sticks_out():
     assert attention(hop_s=slow).phase(False).collective_s == pytest.approx(3 * slow - hidden, rel=1e-12)
 
 
-def test_pytorchs_last_hop_of_gradients_hides_behind_nothing():
-    assert attention("torch-ring", hop_s=1e-4).phase(False).collective_s == 0
-    assert attention("torch-ring", hop_s=1e-4).phase(True).collective_s == pytest.approx(1e-4, rel=1e-12)
+def of_pytorch(**options):
+    return attention("torch-ring", **options)
 
 
-def test_pytorch_merges_in_fp32_with_five_kernels_a_step():
+def blocks_s(backward=False):
+    first, later = attention().blocks
+    return flash_seconds(first, GPU, backward) + 3 * flash_seconds(later, GPU, backward)
+
+
+def test_op_by_op_only_pytorchs_last_hop_of_gradients_hides_behind_nothing():
+    assert of_pytorch(hop_s=1e-4, compiled=False).phase(False).collective_s == 0
+    assert of_pytorch(hop_s=1e-4, compiled=False).phase(True).collective_s == pytest.approx(1e-4, rel=1e-12)
+
+
+def test_compiled_pytorch_waits_for_the_gathering_and_for_every_hop():
+    """In the forward for one collective; in the backward for it and four hops."""
+    quiet, sending = (of_pytorch(gather_s=gather_s, hop_s=hop_s) for gather_s, hop_s in ((0, 0), (1e-3, 1e-4)))
+    for backward, sent in ((False, 1e-3), (True, 1.4e-3)):
+        assert sending.phase(backward).collective_s == pytest.approx(sent, rel=1e-12)
+        assert sending.phase(backward).seconds - quiet.phase(backward).seconds == pytest.approx(sent, rel=1e-9)
+
+
+def test_op_by_op_pytorch_merges_in_fp32_with_five_kernels_a_step():
     """Bytes per element and step: 6 to fp32, 12, 8 and 12 to weight and subtract; 4 to copy keys and values."""
-    merging = attention("torch-ring").phase(False).seconds - sum(
-        flash_seconds(block, GPU) * count for block, count in zip(attention().blocks, (1, 3), strict=True)
-    )
+    merging = of_pytorch(compiled=False).phase(False).seconds - blocks_s()
     per_step = [6 * 32, 12 * 32, 8 * 32, 12 * 32, 4 * 2 * 32]
     expected = 4 * sum(elementwise_seconds(kernel(each * LOCAL), GPU) for each in per_step)
     assert merging == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("backward", "times"), [(False, [3 * 32]), (True, [4 * 32, 4 * 2 * 32])])
+def test_compiled_pytorch_merges_with_one_kernel_a_step(backward, times):
+    """The sum in fp32, what is added in bf16 and the new sum: 10 bytes; keys and values copied once to be gathered.
+
+    A forward has nothing to merge in its first step; a backward merges gradients of queries, and of keys and values.
+    """
+    merging = of_pytorch().phase(backward).seconds - blocks_s(backward)
+    traffic = kernel(4 * 2 * 32 * LOCAL)
+    for each in times:
+        steps = 4 if backward else 3
+        traffic += sum((kernel(10 * each / steps * LOCAL) for _ in range(steps)), Traffic())
+    assert merging == pytest.approx(elementwise_seconds(traffic, GPU), rel=1e-6)
 
 
 def test_an_all_to_all_runs_whole_sequences_of_some_heads():

@@ -17,8 +17,8 @@ TOKENS = 4096
 ROTATED = 4096 + 2 * 1024
 
 
-def kernels(model, fused):
-    return layer_kernels(model, Training(fused_kernels=fused), Shard(), False)
+def kernels(model, fused, fused_norms=False):
+    return layer_kernels(model, Training(fused_kernels=fused, fused_norms=fused_norms), Shard(), False)
 
 
 def test_a_forward_of_llama_op_by_op():
@@ -38,3 +38,11 @@ def test_layer_norm_and_gelu_are_one_kernel_anyway():
     apart, fused = kernels(GPT, False).forward(), kernels(GPT, True).forward()
     assert apart.kernels == fused.kernels + 2
     assert apart.moved_bytes - fused.moved_bytes == pytest.approx(2 * 4 * 2048 * GPT.hidden, rel=1e-12)
+
+
+def test_a_norm_with_a_kernel_of_its_own_is_as_fast_as_compiled():
+    """Two bytes read and two written, three passes backwards; the rest stays op by op."""
+    norms = kernels(LLAMA, False, True)
+    assert norms.norm() == kernels(LLAMA, True).norm()
+    assert norms.norm_backward() == kernels(LLAMA, True).norm_backward()
+    assert norms.activation() == kernels(LLAMA, False).activation()

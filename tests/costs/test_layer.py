@@ -126,7 +126,7 @@ def test_without_overlap_the_input_is_gathered_again_for_the_weight_gradient():
 def test_kernels_op_by_op_take_longer():
     model, cluster = model_from_catalog("llama-3-8b"), build_cluster("h100-sxm-80gb")
     options = {"layout": Layout(1), "precision": "bf16", "micro_batch": 1, "flash_attention": True}
-    fused, apart = (layer(model, cluster, fused_kernels=how, **options) for how in (True, False))
+    fused, apart = (layer(model, cluster, fused_kernels=how, fused_norms=how, **options) for how in (True, False))
     assert apart.forward.seconds > 1.1 * fused.forward.seconds
     assert apart.weight_grad == fused.weight_grad
 
@@ -258,3 +258,10 @@ def test_gated_activations_and_rotations_stream_more_slowly():
     assert gated(1.0).moved_bytes == pytest.approx(1630 / 1035, rel=0.1)
     assert rotary(1.0).moved_bytes == pytest.approx(1630 / 965, rel=0.1)
     assert gated(1.0).kernels == rotary(1.0).kernels == 1
+
+
+def test_the_projection_to_the_vocabulary_stays_in_bf16_where_layers_are_in_fp8():
+    h100 = build_cluster("h100-sxm-80gb", nodes=1)
+    half, eighth = (LayerCosts(GPT, h100, Layout(1), Training(precision=each)) for each in ("bf16", "fp8"))
+    assert eighth.head() == half.head()
+    assert eighth.layer().forward.seconds < half.layer().forward.seconds

@@ -99,3 +99,11 @@ def test_more_overlap_never_takes_longer(schedule, ranks, reduce_grad, unshard, 
     makespans = [timeline.makespan for timeline in timelines]
     assert makespans == sorted(makespans, reverse=True)
     assert [compiled.run(timeline.graph).makespan for timeline in timelines] == makespans
+
+
+def test_a_fully_sharded_only_stage_begins_with_the_weights_of_its_first_layer():
+    """Gathering takes 40, of four layers: the forward begins after the first, the backward when all are there."""
+    timeline = step("gradients", ranks=1, microbatches=1, zero=3, unshard=40)
+    assert spans(timeline, Kind.UNSHARD, 0) == [(0, 40), (40, 80)]
+    assert spans(timeline, Kind.F, 0) == [(10, 14)]
+    assert spans(timeline, Kind.B, 0) == [(50, 58)]
