@@ -120,8 +120,8 @@ class LayerCosts:
         return self.training.element_bytes * self.tokens * self.model.hidden
 
     def product_seconds(self, sizes: Product, role: Role, precision: str | None = None) -> float:
-        """One matrix product, possibly grouped, on the job's slowest GPU; in the layers' precision unless said. A weight
-        gradient is added to in its own.
+        """One matrix product, possibly grouped, on the job's slowest GPU; in the layers' precision unless said. Weight
+        gradients are added to in their own.
         """
         result_bytes = None
         if role == "weight_grad":
