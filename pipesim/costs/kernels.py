@@ -62,19 +62,18 @@ class Kernels:
         return self.norm() + self.norm() + mask + mask + self.activation()
 
     def input_grad(self) -> Traffic:
-        """The same kernels backwards; gradients of the two branches of each residual are added."""
+        """The same kernels backwards; gradients of both branches of each residual are added, those of biases summed."""
         dropout = self._dropout()
         norm_and_add = self.norm_backward() + kernel(3 * self.element * self.whole)
         total = dropout + norm_and_add + dropout + norm_and_add
-        total += self.around_attention() + self.activation_backward()
+        total += self.around_attention() + self.activation_backward() + self.bias_grad()
         if self.mixture:
             total += self._routing(router_kernels(self.shard, self.training.dispatch))
         return total
 
-    def weight_grad(self) -> Traffic:
-        """Bias gradients: sums over tokens of the output gradients of each matrix with a bias; and adding up
-        the gradients of micro-batches where the products do not do that themselves; fully sharded by PyTorch's FSDP
-        they are reduced each time instead (`fsdp.py`).
+    def bias_grad(self) -> Traffic:
+        """Sums over tokens of the output gradients of each matrix with a bias. Only products are put off when
+        backwards are split (sail-sg/zero-bubble-pipeline-parallelism:megatron/core/tensor_parallel/layers.py).
         """
         model = self.model
         total = Traffic()
@@ -84,11 +83,17 @@ class Kernels:
             total += kernel(self.element * self.whole) + kernel(self.element * self.whole)
         if model.qkv_bias:
             total += kernel(self.element * self.qkv_elements())
-        reduced = self.training.fsdp and self.training.zero == 3
-        if not self.training.fused_gradients and not reduced:
-            parameters = layer_parameters(model, self.mixture).per_gpu(self.shard.tensor, self.shard.expert)
-            total += kernel(parameters * (self.element + 2 * self.training.gradient_bytes))
         return total
+
+    def weight_grad(self) -> Traffic:
+        """Adding up the gradients of micro-batches where the products do not do that themselves; fully sharded by
+        PyTorch's FSDP they are reduced each time instead (`fsdp.py`).
+        """
+        reduced = self.training.fsdp and self.training.zero == 3
+        if self.training.fused_gradients or reduced:
+            return Traffic()
+        parameters = layer_parameters(self.model, self.mixture).per_gpu(self.shard.tensor, self.shard.expert)
+        return kernel(parameters * (self.element + 2 * self.training.gradient_bytes))
 
     def qkv_elements(self) -> float:
         """Queries, keys and values of one micro-batch on this GPU."""

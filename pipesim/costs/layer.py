@@ -120,9 +120,13 @@ class LayerCosts:
         return self.training.element_bytes * self.tokens * self.model.hidden
 
     def product_seconds(self, sizes: Product, role: Role, precision: str | None = None) -> float:
-        """One matrix product, possibly grouped, on the job's slowest GPU; in the layers' precision unless said."""
-        unfused = role == "weight_grad" and not self.training.fused_gradients
-        result_bytes = self.training.element_bytes if unfused else None
+        """One matrix product, possibly grouped, on the job's slowest GPU; in the layers' precision unless said. Weight
+        gradients are added to in their own.
+        """
+        result_bytes = None
+        if role == "weight_grad":
+            fused, kept = self.training.fused_gradients, self.training.gradient_bytes
+            result_bytes = 2 * kept if fused else self.training.element_bytes
         m, n, k, groups = sizes.m, sizes.n, sizes.k, sizes.groups
         given = precision or self.training.precision
         return self.pace * product_seconds(m, n, k, self.gpu, given, role, groups, result_bytes)

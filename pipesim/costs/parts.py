@@ -106,8 +106,8 @@ class PartCosts(LayerCosts):
             bias = self._kernels(kernel(self.training.element_bytes * kernels.qkv_elements()))
         return LayerTimes(
             self._matrices(matrices, "forward") + around + forward,
-            self._matrices(matrices, "input_grad") + around + backward,
-            self._matrices(matrices, "weight_grad") + bias,
+            self._matrices(matrices, "input_grad") + around + bias + backward,
+            self._matrices(matrices, "weight_grad"),
         )
 
     def _core(self) -> LayerTimes:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipesim.costs.kernels import layer_kernels
 from pipesim.costs.layer import LayerCosts
+from pipesim.costs.products import Product
 from pipesim.hardware import Layout, build_cluster
 from pipesim.workload.load import model_from_catalog
 from pipesim.workload.matrices import layer_matrices
@@ -44,6 +46,36 @@ def test_the_weight_gradient_neither_communicates_nor_attends(name, gpu, tensor,
     times = [layer(name, gpu, tensor, batch, flash_attention=flash).weight_grad for flash in (True, False)]
     assert times[0] == times[1]
     assert times[0].collective_s == 0
+
+
+@pytest.mark.parametrize("tensor", [1, 8])
+def test_gradients_of_biases_come_with_the_inputs(tensor):
+    """What is put off to the weight gradient is products alone; each bias sums what its matrix put out."""
+    model, training = model_from_catalog("gpt3-175b"), Training(sequence_parallel=tensor > 1, launch_floor=False)
+    plain = replace(model, biases=False, qkv_bias=False)
+    with_biases, without = (
+        LayerCosts(each, CLUSTERS["a100-sxm-80gb"], Layout(1, tensor=tensor), training) for each in (model, plain)
+    )
+    products = with_biases._matrices(layer_matrices(model, False), "weight_grad")
+    assert with_biases.layer().weight_grad == without.layer().weight_grad == products
+    summed = layer_kernels(model, training, with_biases.shard, False).bias_grad()
+    per_token = (3 * model.hidden + model.ffn + 2 * model.hidden) / tensor
+    assert summed.moved_bytes == pytest.approx(2 * model.sequence * per_token, rel=1e-12)
+
+
+def test_a_weight_gradient_is_added_to_in_its_own_precision():
+    """Few tokens, so that memory decides: 8 bytes of fp32 per weight, 4 of fp16, 2 where another kernel adds."""
+    seconds = []
+    for options in ({}, {"gradients": "half"}, {"fused_gradients": False}):
+        prices = LayerCosts(
+            model_from_catalog("gpt3-175b"), CLUSTERS["a100-sxm-80gb"], Layout(1), Training(precision="fp16", **options)
+        )
+        seconds.append(prices.product_seconds(Product(4096, 4096, 16), "weight_grad"))
+    fit = CLUSTERS["a100-sxm-80gb"].gpu.gemm["fp16"]
+    rate = fit.memory_efficiency * CLUSTERS["a100-sxm-80gb"].gpu.memory_bandwidth
+    operands = 2 * 2 * 4096 * 16
+    expected = [fit.overhead_s + (operands + each * 4096**2) / rate for each in (8, 4, 2)]
+    assert seconds == pytest.approx(expected, rel=1e-12)
 
 
 @settings(max_examples=40)
