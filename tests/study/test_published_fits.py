@@ -52,7 +52,7 @@ def test_published_outcome(row):
 def test_peaks_of_zero_bubble_runs():
     """Seven schedules on 8 to 32 GPUs, printed in whole GB, taken as GiB as Megatron-LM reports memory; allocated, so
     without context, NCCL and fragmentation. 2.8 % on average: 8 to 10 % less for the smallest model, with the largest
-    activations (of ZB-2p, whose order follows from predicted durations, one is held less than was), 5 % at most elsewhere.
+    activations (of ZB-2p, ordered by predicted durations, one is held less than was), 5 % at most elsewhere.
     """
     none = {"context_memory": 0, "nccl_memory": 0, "fragmentation": 0}
     errors = []
