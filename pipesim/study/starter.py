@@ -213,6 +213,7 @@ class _Search:
             "parallelism": parallelism | ({"expert": split.expert} if split.expert > 1 else {}),
             "schedule": {"name": "1f1b"},
             "training": {
+                "software": "megatron-core",
                 "micro_batch": 1,
                 "global_batch": self.batch(split.gpus),
                 "precision": precision,

@@ -57,7 +57,7 @@ def _entries(plan: Starter, model: str) -> Iterator[tuple[str, str]]:
         yield f"  expert: {split['expert']}", "of the replicas, those that share the experts"
     yield f"schedule: {_flow(plan.config['schedule'])}", "pipesim schedules; pipesim compare --schedules a,b,c"
     yield "training:", ""
-    yield "  software: megatron-core", "whose settings hold where nothing else is said (pipesim software)"
+    yield f"  software: {training['software']}", "whose settings hold where nothing else is said (pipesim software)"
     yield f"  micro_batch: {training['micro_batch']}", "sequences that go through the pipeline together"
     yield f"  global_batch: {training['global_batch']}", f"sequences per step: {microbatches} micro-batches per replica"
     yield f"  precision: {training['precision']}", ""
