@@ -147,6 +147,7 @@ class Training(Section):
     data_overlap: Literal["none", "gradients", "full"] = "gradients"
     fsdp: Literal[0, 1, 2] = 0
     fused_optimizer: bool = True
+    two_node_trees: bool = True
     partition: Partition | None = None
     sequence_lengths: Lengths | None = None
 

@@ -175,9 +175,15 @@ class ClusterConfig(BaseConfig):
         return sections | ({"costs": self.costs.plain()} if self.costs else {})
 
     def notes(self) -> list[str]:
-        """Says when part of the cluster stays idle."""
+        """Says when part of the cluster stays idle, or its tensor cores."""
         used, there = self.parallelism.gpus, self.cluster.gpus
-        return [f"the job uses {used} of the cluster's {there} GPUs"] if used < there else []
+        notes = [f"the job uses {used} of the cluster's {there} GPUs"] if used < there else []
+        scores_kept = not self.training.flash_attention and self.training.precision != "fp32"
+        if scores_kept and self.costs is None and not self.build_model().aligned_heads:
+            notes.append(
+                "attention without FlashAttention on heads whose width is not a multiple of 8 does without tensor cores"
+            )
+        return notes
 
 
 Config = AbstractConfig | ClusterConfig

@@ -18,6 +18,7 @@ from pipesim import catalog
 from pipesim.costs.elementwise import Traffic, elementwise_seconds, kernel
 from pipesim.costs.gemm import gemm_seconds
 from pipesim.hardware import GPU
+from pipesim.workload.model import aligned
 
 BACKWARD_FLOPS = 2.5
 
@@ -126,16 +127,27 @@ def unfused_seconds(core: Core, gpu: GPU, precision: str, backward: bool = False
     Products do the full square, causal or not.
     """
     rows = core.sequence * core.share
-    groups = core.batch * core.heads
-    products = (
-        gemm_seconds(rows, core.sequence, core.query_key, gpu, precision, groups=1),
-        gemm_seconds(rows, core.value, core.sequence, gpu, precision, groups=1),
-    )
-    start = gpu.gemm[precision].overhead_s
-    once = sum(start + groups * (float(product) - start) for product in products)
+    products = core.batch * core.heads
+    scores = _batched_seconds(products, rows, core.sequence, core.query_key, gpu, precision)
+    once = scores + _batched_seconds(products, rows, core.value, core.sequence, gpu, precision)
     element = 4 if precision == "fp32" else 2
     traffic = score_traffic(core, element, backward)
     return once * (2 if backward else 1) + elementwise_seconds(traffic, gpu)
+
+
+def _batched_seconds(count: float, m: float, n: float, k: float, gpu: GPU, precision: str) -> float:
+    """Time of one kernel of ``count`` products.
+
+    Rows that do not begin at multiples of 16 bytes keep them off the tensor cores, at the rate of fp32 (NVIDIA, Matrix
+    Multiplication Background User's Guide, section "Tensor Core requirements"). Models whose heads are 108 and 150 wide
+    lose more than that (bigscience-workshop/bigscience train/tr11-176B-ml/chronicles-prequel.md).
+    """
+    start = gpu.gemm[precision].overhead_s
+    seconds = count * (float(gemm_seconds(m, n, k, gpu, precision)) - start)
+    if not aligned(n, k):
+        in_fp32 = float(gemm_seconds(m, n, k, gpu, "fp32")) - gpu.gemm["fp32"].overhead_s
+        seconds = max(seconds, count * in_fp32)
+    return start + seconds
 
 
 def score_traffic(core: Core, element: int, backward: bool = False) -> Traffic:

@@ -85,10 +85,16 @@ def ring_hop_seconds(cluster: Cluster, group: Group, size_bytes: float) -> float
 
 
 class Collectives:
-    """Collective times on one cluster."""
+    """Collective times on one cluster.
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    ``two_node_trees``: whether trees over two nodes are used. They swap a buffer where a ring sends it twice, and the
+    ring was taken for large ones all the same while NCCL rated every tree between nodes at 35 GB/s
+    (NVIDIA/nccl src/graph/tuning.cc of 2.6: at most 70 GB/s, halved); it takes the tree now (NVIDIA/nccl issue 946,
+    NVIDIA/nccl-tests issue 196).
+    """
+
+    def __init__(self, cluster: Cluster, two_node_trees: bool = True) -> None:
+        self.cluster, self.two_node_trees = cluster, two_node_trees
         self._in_node = in_node_model(cluster.intra_node)
 
     @overload
@@ -178,10 +184,10 @@ class Collectives:
         return latency_s, bus_factor(operation, group.size) * sizes / (group.per_node * share)
 
     def _tree(self, sizes: Sizes, group: Group, share: float) -> tuple[float, Sizes]:
-        """NCCL's double binary tree: every node sends the buffer twice, except that two nodes swap it."""
+        """NCCL's double binary tree: every node sends the buffer twice, except that two nodes may swap it."""
         hops = 2 * math.ceil(math.log2(group.nodes))
         latency_s = self.cluster.inter_node.latency_s + (hops - 1) * _NETWORK_HOP_S
-        sent = 1 if group.nodes == 2 else 2
+        sent = 1 if group.nodes == 2 and self.two_node_trees else 2
         return latency_s, sent * sizes / (group.per_node * share * _TREE_EFFICIENCY)
 
     def _all_to_all(self, sizes: Sizes, group: Group, share: float) -> tuple[float, Sizes]:

@@ -55,7 +55,7 @@ class LayerCosts:
         self.cluster = cluster
         self.gpu: GPU = cluster.gpu
         self.pace = slowest(self.gpu.spread, layout.world_size)
-        self.collectives = Collectives(cluster)
+        self.collectives = Collectives(cluster, training.two_node_trees)
         self.shard = Shard(
             layout.tensor, layout.context, layout.expert, training.sequence_parallel and layout.tensor > 1
         )

@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_ALIGNED_ELEMENTS = 8
+
+
+def aligned(*lengths: float) -> bool:
+    """Whether rows of so many 2-byte elements all begin at multiples of 16 bytes, which tensor cores load at once."""
+    return all(length % _ALIGNED_ELEMENTS == 0 for length in lengths)
+
 
 @dataclass(frozen=True)
 class Experts:
@@ -101,6 +108,11 @@ class Model:
     def value_dim(self) -> int:
         """Dimensions per head of a value."""
         return self.mla.value if self.mla else self.head_dim
+
+    @property
+    def aligned_heads(self) -> bool:
+        """Whether tensor cores take products with the scores of attention."""
+        return aligned(self.query_key_dim, self.value_dim)
 
     @property
     def norm_parameters(self) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PIPESIM = [sys.executable, "-m", "pipesim.cli"]
+PIPESIM = [sys.executable, "-m", "pipesim"]
 
 
 def call(arguments: list[str], **options: object) -> subprocess.CompletedProcess[str]:
@@ -78,6 +78,6 @@ def test_interrupting_is_quiet(tmp_path: Path) -> None:
 def test_a_reader_who_leaves_early_loses_no_file(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("pipeline: {ranks: 64, microbatches: 64}\nschedule: gpipe\n")
-    command = f"{sys.executable} -m pipesim.cli run {config} --json {tmp_path / 'a.json'} | head -c 1"
+    command = f"{sys.executable} -m pipesim run {config} --json {tmp_path / 'a.json'} | head -c 1"
     subprocess.run(["bash", "-c", command], check=False, capture_output=True, cwd=Path(__file__).parents[2])
     assert json.loads((tmp_path / "a.json").read_text())["schema_version"] == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 def on_a_terminal(*arguments: str, **environment: str) -> str:
     """What a terminal receives from a command."""
     main, end = pty.openpty()
-    command = [sys.executable, "-m", "pipesim.cli", *arguments]
+    command = [sys.executable, "-m", "pipesim", *arguments]
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "PYTHONPATH": os.getcwd(), **environment}
     with subprocess.Popen(command, stdout=end, stderr=end, stdin=end, env=env) as process:
         os.close(end)
@@ -45,7 +45,7 @@ def test_comparing_shows_a_bar(config: Path) -> None:
 
 
 def test_pipes_get_neither(config: Path) -> None:
-    command = [sys.executable, "-m", "pipesim.cli", "compare", str(config), "--schedules", "gpipe,1f1b"]
+    command = [sys.executable, "-m", "pipesim", "compare", str(config), "--schedules", "gpipe,1f1b"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout
     assert done.stderr == ""

@@ -83,6 +83,15 @@ def test_a_job_may_leave_gpus_idle_and_says_so(cluster: Any) -> None:
     assert load_config(cluster).notes() == []
 
 
+def test_heads_that_tensor_cores_cannot_take_are_said(cluster: Any) -> None:
+    odd = ["model={base: gpt3-175b, head_dim: 108}"]
+    (note,) = load_config(cluster, [*odd, "training.flash_attention=false"]).notes()
+    assert "multiple of 8" in note
+    assert load_config(cluster, odd).notes() == []
+    assert load_config(cluster, [*odd, "training.flash_attention=false", "training.precision=fp32"]).notes() == []
+    assert load_config(cluster, ["training.flash_attention=false"]).notes() == []
+
+
 def test_experts_are_split_over_data_parallel_ranks(cluster: Any) -> None:
     overrides = ["model=mixtral-8x7b", "parallelism={pipeline: 2, data: 4, expert: 4}", "schedule=1f1b"]
     assert load_config(cluster, overrides).microbatches == 384

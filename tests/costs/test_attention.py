@@ -16,6 +16,7 @@ from pipesim.costs.attention import (
     score_traffic,
     unfused_seconds,
 )
+from pipesim.costs.elementwise import elementwise_seconds
 from pipesim.hardware import build_gpu
 
 A100 = build_gpu("a100-sxm-80gb")
@@ -91,6 +92,27 @@ def test_unfused_attention_moves_every_score_through_memory():
     assert score_traffic(core, 2).moved_bytes == scores * (1 + 2 + 5)
     assert score_traffic(core, 2, backward=True).moved_bytes == scores * (2 + 2 + 5)
     assert score_traffic(replace(core, causal=False, dropout=False), 2).moved_bytes == scores * 4
+
+
+@pytest.mark.parametrize("width", [108, 150])
+def test_heads_off_16_bytes_leave_the_tensor_cores(width):
+    core = replace(CORE, query_key=width, value=width)
+
+    def products(precision: str) -> float:
+        """Seconds without softmax and the start of the two kernels."""
+        rest = elementwise_seconds(score_traffic(core, 4 if precision == "fp32" else 2), A100)
+        return unfused_seconds(core, A100, precision) - rest - 2 * A100.gemm[precision].overhead_s
+
+    assert products("bf16") == pytest.approx(products("fp32"), rel=1e-9)
+    even = replace(core, query_key=152, value=152)
+    assert unfused_seconds(core, A100, "bf16") > 2 * unfused_seconds(even, A100, "bf16")
+
+
+def test_alignment_matters_neither_to_fp32_nor_to_flash_attention():
+    even, odd = (replace(CORE, query_key=w, value=w) for w in (152, 150))
+    for precision, flash in (("fp32", False), ("bf16", True)):
+        wide, narrow = (core_seconds(core, A100, precision, flash) for core in (even, odd))
+        assert narrow == pytest.approx(wide, rel=0.02)
 
 
 def test_unfused_attention_is_many_times_slower_than_flash_attention():

@@ -233,6 +233,17 @@ def test_a_large_collective_keeps_the_slowest_links_busy():
     assert swap_s < 0.9 * a100.seconds("all_reduce", 64e9, fast_network)
 
 
+def test_rings_over_two_nodes_send_twice_what_trees_swap():
+    # Of 16 GPUs each sends 2 x 15/16 of its share of the buffer on a ring; two GPUs swap it on a ring as well.
+    old, new = (Collectives(build_cluster("a100-sxm-80gb", nodes=4), trees) for trees in (False, True))
+    sixteen = Group(16, 2, 8)
+    busy = [collectives.busy_seconds("all_reduce", 1e9, sixteen) for collectives in (old, new)]
+    assert busy[0] / busy[1] == pytest.approx(2 * 15 / 16)
+    assert old.seconds("all_reduce", 1e9, sixteen) > new.seconds("all_reduce", 1e9, sixteen)
+    for group in (Group(2, 2, 1), Group(32, 4, 8)):
+        assert old.seconds("all_reduce", 1e9, group) == new.seconds("all_reduce", 1e9, group)
+
+
 @pytest.mark.parametrize("group", [Group(1, 1, 1), Group(8, 1, 8), Group(16, 2, 8)])
 def test_nothing_sent_keeps_nothing_busy(group):
     assert a100.busy_seconds("all_reduce", 0.0, group) == 0

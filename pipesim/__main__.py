@@ -1,4 +1,4 @@
-"""``python -m pipesim.cli``."""
+"""``python -m pipesim``."""
 
 from __future__ import annotations
 
