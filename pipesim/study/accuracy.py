@@ -118,8 +118,9 @@ class Accuracy:
 
         shown = [each for each in self.comparisons if each.measurement.source.kind in _WHOLE] or self.comparisons
         points = [
-            Point(each.measurement.source.name, each.measurement.value, each.predicted, each.measurement.quantity)
+            Point(row.source.name, row.value, each.predicted, row.quantity, each.error)
             for each in shown
+            for row in (each.measurement,)
         ]
         return figure(points)
 
