@@ -265,3 +265,17 @@ def test_the_projection_to_the_vocabulary_stays_in_bf16_where_layers_are_in_fp8(
     half, eighth = (LayerCosts(GPT, h100, Layout(1), Training(precision=each)) for each in ("bf16", "fp8"))
     assert eighth.head() == half.head()
     assert eighth.layer().forward.seconds < half.layer().forward.seconds
+
+
+def test_the_launch_floor_of_a_backward_counts_what_overlaps():
+    """Both halves less what they save together take exactly the floor."""
+    short = layer(replace(GPT, sequence=64), sequence_parallel=False, micro_batch=1)
+    assert short.overlap.seconds > 0
+    backward = short.input_grad.seconds + short.weight_grad.seconds - short.overlap.seconds
+    assert backward == pytest.approx(A100.gpu.launch_floor_backward_s, rel=1e-12)
+
+
+def test_older_attention_is_slower_where_the_gpu_has_newer():
+    h100, new = build_cluster("h100-sxm-80gb", nodes=1), replace(GPT, sequence=8192)
+    forward = [layer(new, h100, flash_attention=True, attention_version=v).forward.seconds for v in (1, 2, 3)]
+    assert forward[0] >= forward[1] > forward[2]
