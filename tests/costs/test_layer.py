@@ -279,3 +279,15 @@ def test_older_attention_is_slower_where_the_gpu_has_newer():
     h100, new = build_cluster("h100-sxm-80gb", nodes=1), replace(GPT, sequence=8192)
     forward = [layer(new, h100, flash_attention=True, attention_version=v).forward.seconds for v in (1, 2, 3)]
     assert forward[0] >= forward[1] > forward[2]
+
+
+def test_per_op_recomputation_repeats_what_its_products_need():
+    """Without sequence parallelism the sum of the attention block's output; with it both gathers."""
+    plain, divided = (
+        layer(recompute="per-op", sequence_parallel=split, flash_attention=True, fused_kernels=False).recompute
+        for split in (False, True)
+    )
+    prices = LayerCosts(GPT, A100, Layout(1, tensor=8), KORTHIKANTI)
+    assert plain.collective_s == prices.tensor.reduced().collective_s
+    sharded = LayerCosts(GPT, A100, Layout(1, tensor=8), replace(KORTHIKANTI, sequence_parallel=True))
+    assert divided.collective_s == sharded.tensor.gathered(2).collective_s
