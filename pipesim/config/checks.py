@@ -75,6 +75,8 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
         yield from _enough_gpus(sections["cluster"], parallelism)
     if hardware is not None and training is not None:
         yield from _precision(hardware, training)
+    if training is not None:
+        yield from _training(training)
     if model is not None and parallelism is not None:
         yield from _model_splits(model, parallelism, training)
     if model is not None and parallelism is not None and training is not None and schedule is not None:
@@ -220,22 +222,46 @@ def _precision(hardware: BuiltCluster, training: Training) -> Iterator[Problem]:
         yield Problem("training.precision", message, repr(training.precision), ", ".join(known))
 
 
+def _training(training: Training) -> Sequence[Problem]:
+    """What the package that builds it says about settings that are right one by one."""
+    try:
+        training.build(training.sequence_parallel is not False)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
 def _model_splits(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
     """Whether the axes divide what they split; one complaint per axis is enough."""
     tensor = chain(_heads(model, parallelism.tensor), _sequence_parallel(model, parallelism, training))
     context = _divides(parallelism.context, model.sequence, "parallelism.context", "tokens of a sequence")
     yield from islice(tensor, 1)
     yield from context
+    if training is not None and training.context_method == "all-to-all":
+        yield from islice(_heads_of_context(model, parallelism), 1)
     yield from _experts(parallelism, model)
 
 
 def _heads(model: Model, tensor: int) -> Iterator[Problem]:
     """Key-value heads are split over the tensor axis too, or copied when there are fewer of them."""
-    path, groups = "parallelism.tensor", model.kv_heads
-    yield from _divides(tensor, model.heads, path, "attention heads")
-    if groups % tensor and tensor % groups:
+    yield from _divides(tensor, model.heads, "parallelism.tensor", "attention heads")
+    yield from _key_value_heads(model, tensor, "parallelism.tensor")
+
+
+def _key_value_heads(model: Model, ways: int, path: str) -> Iterator[Problem]:
+    groups = model.kv_heads
+    if groups % ways and ways % groups:
         allowed = f"a divisor or a multiple of {groups}"
-        yield Problem(path, "does not split the key-value heads", f"{tensor} for {groups}", allowed)
+        yield Problem(path, "does not split the key-value heads", f"{ways} for {groups}", allowed)
+
+
+def _heads_of_context(model: Model, parallelism: Parallelism) -> Iterator[Problem]:
+    """An all-to-all leaves each GPU of a context-parallel group whole sequences of a part of its heads."""
+    context, tensor = parallelism.context, parallelism.tensor
+    if model.heads % tensor:
+        return
+    yield from _divides(context, model.heads // tensor, "parallelism.context", "attention heads of a GPU")
+    yield from _key_value_heads(model, context * tensor, "parallelism.context")
 
 
 def _sequence_parallel(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:

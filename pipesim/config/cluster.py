@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema
 
@@ -10,6 +10,9 @@ from pipesim.config.section import Bytes, Count, Counts, Ranks, Scales, Section,
 from pipesim.config.software import USUAL, Software
 from pipesim.errors import nearest
 from pipesim.hardware.allowance import Allowance
+
+if TYPE_CHECKING:
+    from pipesim.workload.training import Training as BuiltTraining
 
 
 def _named(value: Any) -> Any:
@@ -138,18 +141,29 @@ class Training(Section):
     fused_loss: bool = True
     tensor_overlap: Literal["none", "gradients", "full"] = "gradients"
     gathered_inputs: Literal["again", "kept"] = "again"
-    attention_version: Literal[1, 2, 3] = 3
+    attention_version: Annotated[int, Field(ge=1, le=3)] = 3
     fused_kernels: bool = True
     fused_norms: bool = True
     context_method: Literal["ring", "all-to-all", "torch-ring"] = "ring"
     dispatch: Literal["all-to-all", "deduplicated"] = "all-to-all"
     expert_overlap: bool = False
     data_overlap: Literal["none", "gradients", "full"] = "gradients"
-    fsdp: Literal[0, 1, 2] = 0
+    fsdp: Annotated[int, Field(ge=0, le=2)] = 0
     fused_optimizer: bool = True
     two_node_trees: bool = True
     partition: Partition | None = None
     sequence_lengths: Lengths | None = None
+
+    def build(self, sequence_parallel: bool) -> BuiltTraining:
+        """How the model is trained, with ``sequence_parallel`` decided; software, partition and lengths are apart.
+
+        Raises ConfigError for settings that are right one by one and wrong together.
+        """
+        from pipesim.workload.training import Training as BuiltTraining
+
+        given = dict(self) | {"sequence_parallel": sequence_parallel}
+        apart = ("software", "partition", "sequence_lengths")
+        return BuiltTraining(**{key: value for key, value in given.items() if key not in apart})
 
 
 class Profile(Section):

@@ -155,11 +155,7 @@ class ClusterConfig(BaseConfig):
 
     def build_training(self) -> BuiltTraining:
         """How the model is trained, with ``sequence_parallel`` decided; software, partition and lengths are apart."""
-        from pipesim.workload.training import Training as BuiltTraining
-
-        given = dict(self.training) | {"sequence_parallel": self.sequence_parallel}
-        apart = ("software", "partition", "sequence_lengths")
-        return BuiltTraining(**{key: value for key, value in given.items() if key not in apart})
+        return self.training.build(self.sequence_parallel)
 
     def resolved(self) -> dict[str, Any]:
         """Every default spelled out, as plain data; what was not given and has no default is left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipesim.config.faults import problems_of
 from pipesim.config.reading import plain, read_file
 from pipesim.config.schedule import relative_to, schedule_options
 from pipesim.config.section import listed
-from pipesim.config.software import complete
+from pipesim.config.software import complete, taken_over
 from pipesim.errors import ConfigError, Problem, nearest
 
 Kind = type[AbstractConfig] | type[ClusterConfig]
@@ -83,14 +84,17 @@ def _load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequenc
 
 def _check(data: dict[str, Any], overrides: Sequence[str], directory: Path, change: _Change) -> Config:
     data, problems = setting.apply(plain(data), overrides)
-    data = complete(change(plain(data)))
+    given = change(plain(data))
+    data = complete(given)
+    defaults = taken_over(given, data)
     if "schedule" in data:
         data = {**data, "schedule": relative_to(directory, data["schedule"])}
     kind, form_problems = _form(data)
     problems += form_problems
     if kind is not None:
         config, found = _validate(kind, data, directory)
-        problems += _name_overrides(found, overrides)
+        found = _noted(found, setting.paths(overrides), "set on the command line")
+        problems += _noted(found, defaults, "a default of training.software")
         if config is not None and not problems:
             return config
     raise ConfigError(problems)
@@ -135,17 +139,14 @@ def _adapter(kind: Kind, key: str) -> TypeAdapter[Any]:
     return TypeAdapter(kind.model_fields[key].rebuild_annotation())
 
 
-def _name_overrides(problems: Sequence[Problem], overrides: Sequence[str]) -> list[Problem]:
-    """Say which problems the command line brought in."""
-    paths = setting.paths(overrides)
-    return [_from_override(problem) if _set_by(problem.path, paths) else problem for problem in problems]
+def _noted(problems: Sequence[Problem], paths: Sequence[str], note: str) -> list[Problem]:
+    """The problems, with a note at those of these paths: where they come from."""
+    return [
+        replace(problem, message=f"{problem.message} ({note})") if _set_by(problem.path, paths) else problem
+        for problem in problems
+    ]
 
 
-def _set_by(path: str, overridden: Sequence[str]) -> bool:
+def _set_by(path: str, paths: Sequence[str]) -> bool:
     dotted = path.replace("[", ".").replace("]", "")
-    return any(f"{dotted}.".startswith(f"{one}.") or f"{one}.".startswith(f"{dotted}.") for one in overridden)
-
-
-def _from_override(problem: Problem) -> Problem:
-    message = f"{problem.message} (set on the command line)"
-    return Problem(problem.path, message, problem.found, problem.allowed, problem.nearest)
+    return any(f"{dotted}.".startswith(f"{one}.") or f"{one}.".startswith(f"{dotted}.") for one in paths)

@@ -13,6 +13,8 @@ from pipesim.errors import nearest
 USUAL = "megatron-core"
 """The software whose settings are the defaults of every option."""
 
+_SECTIONS = ("training", "simulation")
+
 
 def complete(data: dict[str, Any]) -> dict[str, Any]:
     """``data``, a config's sections, with what the software that it names does where it says nothing.
@@ -24,7 +26,17 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     entry = catalog.load("software").get(name) if isinstance(name, str) else None
     if entry is None:
         return data
-    return {**data, **{section: _filled(data, section, entry) for section in ("training", "simulation")}}
+    return {**data, **{section: _filled(data, section, entry) for section in _SECTIONS}}
+
+
+def taken_over(given: dict[str, Any], completed: dict[str, Any]) -> list[str]:
+    """The paths that `complete` filled in."""
+    if completed is given:
+        return []
+    both = ((section, given.get(section, {}), completed[section]) for section in _SECTIONS)
+    return [
+        f"{section}.{key}" for section, own, whole in both if isinstance(own, dict) for key in whole if key not in own
+    ]
 
 
 def _filled(data: dict[str, Any], section: str, entry: Any) -> Any:

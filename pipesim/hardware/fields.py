@@ -23,6 +23,7 @@ class Fields:
             self.data = data
         else:
             self.report("", "must be a mapping", found=repr(data))
+            self.problems = []  # what is missing inside goes without saying
 
     def report(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -32,10 +31,8 @@ class Everything(Schedule):
 
 
 @pytest.fixture
-def everything() -> Iterator[None]:
+def everything() -> None:
     register(Everything)
-    yield
-    del registry._registered["everything"]
 
 
 def with_option(abstract: dict[str, Any], **options: Any) -> dict[str, Any]:

@@ -137,6 +137,11 @@ GPUS = ", ".join(catalog.names("gpus"))
         ("training.recompute", True, "training.recompute", "unknown value", None),
         ("training.zero", 4, "training.zero", "out of range", None),
         ("training.zero", True, "training.zero", "not a whole number", None),
+        ("training.attention_version", True, "training.attention_version", "not a whole number", None),
+        ("training.attention_version", 2.0, "training.attention_version", "not a whole number", "2"),
+        ("training.attention_version", 4, "training.attention_version", "out of range", None),
+        ("training.fsdp", False, "training.fsdp", "not a whole number", None),
+        ("training.fsdp", 3, "training.fsdp", "out of range", None),
         ("training.flash_attention", "yes", "training.flash_attention", "not true or false", "true"),
         ("training.flash_attention", 1, "training.flash_attention", "not true or false", None),
         ("training.partition", [8, -8], "training.partition[1]", "out of range", None),
@@ -171,6 +176,13 @@ def test_a_bad_gpu_is_found_beside_other_errors_of_its_section(cluster: Any, pro
     assert paths == ["cluster.gpus_per_node", "cluster.nodes", "cluster.gpu"]
 
 
+@pytest.mark.parametrize("key", ["spread", "launch_floor", "gemm"])
+def test_a_part_of_a_gpu_that_is_no_mapping_is_one_problem(cluster: Any, problems: Any, key: str) -> None:
+    """What is not in it is not missing besides."""
+    found = problems(with_value(cluster, "cluster.gpu", {"base": "h100-sxm-80gb", key: 0.02}))
+    assert [(p.path, p.message) for p in found] == [(f"cluster.gpu.{key}", "must be a mapping")]
+
+
 @pytest.mark.parametrize("name", catalog.names("gpus"))
 def test_every_gpu_of_the_catalog_is_accepted(cluster: Any, name: str) -> None:
     precision = "fp16" if name[0] in "pv" else "bf16"
@@ -193,6 +205,11 @@ def test_every_model_of_the_catalog_is_accepted(cluster: Any, name: str) -> None
         (sections.Training, "precision", training.PRECISIONS),
         (sections.Training, "recompute", training.RECOMPUTES),
         (sections.Training, "optimizer", training.OPTIMIZERS),
+        (sections.Training, "tensor_overlap", training.TENSOR_OVERLAPS),
+        (sections.Training, "gathered_inputs", training.GATHERED_INPUTS),
+        (sections.Training, "context_method", training.CONTEXT_METHODS),
+        (sections.Training, "dispatch", training.DISPATCHES),
+        (sections.Training, "data_overlap", training.DATA_OVERLAPS),
     ],
 )
 def test_choices_are_those_of_the_workload(section: Any, key: str, known: tuple[str, ...]) -> None:

@@ -75,3 +75,22 @@ def test_sections_that_are_no_mappings_are_said_as_ever(cluster: Any, section: s
     data = training(cluster, software="nemo") | {section: "fast"}
     with pytest.raises(ConfigError, match=f"{section}: "):
         load_config(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "schedule", "message"),
+    [
+        ({"software": "torchtitan"}, "pipedream", r"training.zero: .*whole weights \(a default of training.software\)"),
+        ({"software": "torchtitan", "zero": 3}, "pipedream", "training.zero: .*whole weights; found"),
+        (
+            {"software": "megatron-lm-2021"},
+            {"name": "layerpipe2", "engines": 2},
+            r"simulation.p2p: .*engines \(a default of training.software\)",
+        ),
+    ],
+)
+def test_a_problem_of_what_it_sets_says_so(cluster: Any, changes: dict[str, Any], schedule: Any, message: str) -> None:
+    """Nobody finds in the config what it did not say itself."""
+    data = training(cluster, **changes) | {"schedule": schedule, "parallelism": {"pipeline": 12, "data": 8}}
+    with pytest.raises(ConfigError, match=message):
+        load_config(data)

@@ -110,3 +110,18 @@ def test_an_all_to_all_runs_whole_sequences_of_some_heads():
     copies = 2 * elementwise_seconds(kernel(2 * 2 * LOCAL * (32 + 2 * 8 + 32)), GPU)
     assert phase.collective_s == pytest.approx(0.02, rel=1e-12)
     assert phase.seconds == pytest.approx(flash_seconds(replace(CORE, heads=8), GPU) + 0.02 + copies, rel=1e-12)
+
+
+def test_a_hop_of_the_backward_carries_gradients_too():
+    """Keys and values in bf16, and as much again."""
+    sizes = []
+    split = replace(attention(), hop=lambda size: sizes.append(size) or 0.0)
+    split.phase(False), split.phase(True)
+    assert sizes == [2 * 2 * 8 * LOCAL, 2 * 2 * 2 * 8 * LOCAL]
+
+
+def test_pytorchs_slow_hops_stick_out_of_the_blocks_beside_them():
+    """Three of them, and all of the last."""
+    slow, later = 1.0, flash_seconds(attention().blocks[1], GPU, True)
+    phase = of_pytorch(hop_s=slow, compiled=False).phase(True)
+    assert phase.collective_s == pytest.approx(3 * (slow - later) + slow, rel=1e-12)

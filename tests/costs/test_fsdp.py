@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipesim.costs.collectives import CROWDING
+from pipesim.costs.elementwise import elementwise_seconds, kernel
 from pipesim.costs.fsdp import gather_bytes, reduce_bytes
 from pipesim.costs.kernels import layer_kernels
 from pipesim.costs.optimizer import update_bytes
@@ -20,9 +21,9 @@ LLAMA = model_from_catalog("llama-3-8b")
 STAGE = build_stages(LLAMA, [LLAMA.layers], [(0,)])[0]
 
 
-def state(fsdp=0, layout=None, nodes=1, **training):
+def state(fsdp=0, layout=None, nodes=1, zero=3, microbatches=1):
     layout = layout or Layout(1, data=8)
-    options = Training(zero=3, global_batch=layout.data, fsdp=fsdp, fused_gradients=False, **training)
+    options = Training(zero=zero, global_batch=microbatches * layout.data, fsdp=fsdp, fused_gradients=False)
     return StateCosts(build_cluster("h100-sxm-80gb", nodes=nodes), layout, options)
 
 
@@ -71,3 +72,41 @@ def test_updates_kernel_by_kernel_move_more(optimizer, fused, apart):
     assert update_bytes(Training(optimizer=optimizer)) == fused
     assert update_bytes(Training(optimizer=optimizer, fused_optimizer=False, fsdp=2)) == apart + 12
     assert update_bytes(Training(optimizer=optimizer, fused_optimizer=False)) == apart + 12 + 6
+
+
+def test_fp16_reads_gradients_twice_more_and_remainders_need_no_copy():
+    """Loss unscaling; the weight is a part of the parameter."""
+    assert update_bytes(Training(precision="fp16")) == 46
+    assert update_bytes(Training(optimizer="adam-remainders")) == 32
+
+
+def test_gradients_are_reduced_once_for_all_microbatches():
+    """So each of four slows its backward by a quarter of it."""
+    costs = state(microbatches=4)
+    forward_s, backward_s = costs.sharding_seconds(STAGE)
+    reducing = CROWDING["several on a node"] * costs.reduce_seconds(STAGE) / 4
+    assert backward_s - forward_s == pytest.approx(reducing, rel=1e-12)
+
+
+def test_with_pipeline_stages_nothing_is_sharded_all_the_time():
+    assert state(2, Layout(2, data=4)).sharding_seconds(STAGE) == (0.0, 0.0)
+
+
+def test_one_group_of_several_on_a_node_is_enough_for_many_rings():
+    """Experts have one replica on each of two nodes, dense weights eight."""
+    mixtral = model_from_catalog("mixtral-8x7b")
+    stage = build_stages(mixtral, [mixtral.layers], [(0,)])[0]
+    costs = state(layout=Layout(1, data=16, expert=8), nodes=2)
+    expected = CROWDING["several on a node"] * costs.unshard_seconds(stage)
+    assert costs.sharding_seconds(stage)[0] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("zero", "fsdp", "ways"), [(1, 0, 1), (2, 0, 8), (2, 2, None)])
+def test_gradients_are_cleared_and_scaled_before_they_are_divided(zero, fsdp, ways):
+    """Three fp32 passes over the whole of them, from ZeRO 2 on over an eighth; PyTorch has none."""
+    costs = state(fsdp, zero=zero)
+    gpu = costs.gpu
+    parameters = STAGE.parameters.total
+    update = elementwise_seconds(kernel(update_bytes(costs.training) * parameters / 8), gpu)
+    passes = elementwise_seconds(kernel(3 * 4 * parameters / ways), gpu) if ways else 0.0
+    assert costs.optimizer_seconds(STAGE) == pytest.approx(update + passes, rel=1e-12)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipesim.costs.launches import DENSE, mixture_ratio
+from pipesim.costs.launches import DENSE, mixture_ratio, routing_kernels
 from pipesim.costs.layer import LayerCosts
 from pipesim.hardware import Layout, build_cluster
 from pipesim.workload.load import model_from_catalog
@@ -53,3 +53,13 @@ def test_the_launch_floor_of_a_mixture_is_the_dense_one_times_its_kernels(dispat
 
 def test_with_cuda_graphs_nothing_bounds_launches():
     assert layer(True, launch_floor=False).forward.seconds < layer(True).forward.seconds / 10
+
+
+@pytest.mark.parametrize(
+    ("dispatch", "ways", "kernels"),
+    [("all-to-all", 1, 31 + 3), ("all-to-all", 8, 31 + 10 + 3 + 2), ("all-to-all", 16, 31 + 10 + 3),
+     ("deduplicated", 1, 31 + 3), ("deduplicated", 8, 17 + 3)],
+)  # fmt: skip
+def test_routing_is_the_router_and_the_counts_and_the_places(dispatch, ways, kernels):
+    """Nothing that moves tokens; one GPU sends to none, whatever the dispatch."""
+    assert routing_kernels(EXPERTS, Shard(expert=ways), dispatch) == kernels

@@ -265,3 +265,29 @@ def test_the_projection_to_the_vocabulary_stays_in_bf16_where_layers_are_in_fp8(
     half, eighth = (LayerCosts(GPT, h100, Layout(1), Training(precision=each)) for each in ("bf16", "fp8"))
     assert eighth.head() == half.head()
     assert eighth.layer().forward.seconds < half.layer().forward.seconds
+
+
+def test_the_launch_floor_of_a_backward_counts_what_overlaps():
+    """Both halves less what they save together take exactly the floor."""
+    short = layer(replace(GPT, sequence=64), sequence_parallel=False, micro_batch=1)
+    assert short.overlap.seconds > 0
+    backward = short.input_grad.seconds + short.weight_grad.seconds - short.overlap.seconds
+    assert backward == pytest.approx(A100.gpu.launch_floor_backward_s, rel=1e-12)
+
+
+def test_older_attention_is_slower_where_the_gpu_has_newer():
+    h100, new = build_cluster("h100-sxm-80gb", nodes=1), replace(GPT, sequence=8192)
+    forward = [layer(new, h100, flash_attention=True, attention_version=v).forward.seconds for v in (1, 2, 3)]
+    assert forward[0] >= forward[1] > forward[2]
+
+
+def test_per_op_recomputation_repeats_what_its_products_need():
+    """Without sequence parallelism the sum of the attention block's output; with it both gathers."""
+    plain, divided = (
+        layer(recompute="per-op", sequence_parallel=split, flash_attention=True, fused_kernels=False).recompute
+        for split in (False, True)
+    )
+    prices = LayerCosts(GPT, A100, Layout(1, tensor=8), KORTHIKANTI)
+    assert plain.collective_s == prices.tensor.reduced().collective_s
+    sharded = LayerCosts(GPT, A100, Layout(1, tensor=8), replace(KORTHIKANTI, sequence_parallel=True))
+    assert divided.collective_s == sharded.tensor.gathered(2).collective_s

@@ -218,3 +218,14 @@ def test_costs_are_finite_and_complete():
     for array in (*vars(made.times).values(), *vars(made.sizes).values()):
         assert array.shape == (17,)
         assert (np.isfinite(array) & (array >= 0)).all()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_parts_of_layers_that_launching_bounds_take_as_long_as_the_layer(phase):
+    """Launching stretches all of them."""
+    short, how = gpt(sequence=64), training()
+    parts = priced(short, how)
+    whole = LayerCosts(short, CLUSTER, layout(), how).layer()
+    assert whole.forward.seconds == CLUSTER.gpu.launch_floor_forward_s
+    found = sum(getattr(parts.part(Piece(part, 0)), phase).seconds for part in LAYER)
+    assert found == pytest.approx(getattr(whole, phase).seconds, rel=1e-12)

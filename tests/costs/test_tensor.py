@@ -62,3 +62,11 @@ def test_the_last_reduction_is_what_its_product_does_not_hide():
     behind = exchange(tensor_overlap="full").reduced_behind(BLOCK)
     assert behind.seconds == pytest.approx(2.0 - 0.75 * (1 - OVERLAP_PRICE), rel=1e-12)
     assert behind.collective_s == pytest.approx(1.25, rel=1e-12)
+
+
+def test_a_gather_hides_behind_the_product_it_feeds():
+    """Two column-split products forward; backwards the one of the row-split matrix, whose gradient is gathered."""
+    block = (*BLOCK, Matrix("gate", 8, 32, "column"))
+    kept = exchange(tensor_overlap="full")
+    assert kept.beside([block], "forward").collective_s == 2 * 0.75 + 0.75
+    assert kept.beside([block], "input_grad").collective_s == 0.75

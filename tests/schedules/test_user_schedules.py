@@ -25,15 +25,6 @@ def my_gpipe(rank, ranks, microbatches):
 '''
 
 
-@pytest.fixture(autouse=True)
-def forget_users_schedules():
-    """Schedules that a test registers are gone after it; built-in ones that it loads stay loaded."""
-    before = set(registry._registered)
-    yield
-    for name in set(registry._registered) - before - set(registry._FAMILIES):
-        del registry._registered[name]
-
-
 def write(path: Path, name="my-gpipe", last="microbatches") -> Path:
     path.write_text(ALL_FORWARDS_FIRST.format(name=name, last=last))
     return path

@@ -184,3 +184,10 @@ def test_fp8_keeps_what_only_products_read_in_one_byte():
     statistics = 4 * model.sequence * model.heads
     bf16, fp8 = (layer_working_set(model, False, Training(precision=each), Shard()) for each in ("bf16", "fp8"))
     assert (bf16 - statistics, fp8 - statistics) == tuple(n * model.sequence * model.hidden for n in (32, 27))
+
+
+def test_gathered_inputs_that_are_kept_are_not_divided():
+    """The outputs of both norms, 2 s b h each."""
+    model, shard = model_from_catalog("gpt-22b"), Shard(4, sequence_parallel=True)
+    again, kept = (layer_working_set(model, False, Training(gathered_inputs=how), shard) for how in ("again", "kept"))
+    assert kept - again == pytest.approx(2 * 2 * model.sequence * model.hidden * (1 - 1 / 4), rel=1e-12)
