@@ -104,6 +104,15 @@ def test_w_needs_32_s_b_h_bytes_after_i():
     assert weight_grad_activations(model, False, EAGER, Shard()) == 32 * model.sequence * model.hidden
 
 
+def test_what_is_kept_gathered_is_whole_until_w():
+    """The inputs of QKV and of the MLP, 4 s b h of what the layer keeps, not divided by t."""
+    model, shard = model_from_catalog("gpt3-175b"), Shard(tensor=8, sequence_parallel=True)
+    bsh = model.sequence * model.hidden
+    for keeps in (layer_working_set, weight_grad_activations):
+        again, kept = (keeps(model, False, Training(gathered_inputs=how), shard) for how in ("again", "kept"))
+        assert kept - again == 4 * bsh - 4 * bsh / 8
+
+
 def test_the_head_keeps_its_inputs_and_fp32_logits():
     """4 s b h (1 + V/h) / t, arXiv 2205.05198 section 4.3."""
     model = model_from_catalog("gpt3-175b")
