@@ -89,7 +89,7 @@ class Kernels:
         """Adding up the gradients of micro-batches where the products do not do that themselves; fully sharded by
         PyTorch's FSDP they are reduced each time instead (`fsdp.py`).
         """
-        reduced = self.training.fsdp and self.training.zero == 3
+        reduced = self.training.fully_sharded and self.training.zero == 3
         if self.training.fused_gradients or reduced:
             return Traffic()
         parameters = layer_parameters(self.model, self.mixture).per_gpu(self.shard.tensor, self.shard.expert)

@@ -70,7 +70,7 @@ class LayerCosts:
         kernels = layer_kernels(self.model, self.training, self.shard, mixture)
         blocks = (attention_matrices(self.model), feed_forward_matrices(self.model, mixture))
         matrices = blocks[0] + blocks[1]
-        split = blocks[:1] if mixture and self.shard.expert > 1 else blocks
+        split = blocks[:1] if self._dispatched(mixture) else blocks
         forward = self._matrices(matrices, "forward") + self._core_forward
         forward += self._kernels(kernels.forward()) + self._exchange(mixture)
         input_grad = self._matrices(matrices, "input_grad") + self._core_backward
@@ -78,7 +78,7 @@ class LayerCosts:
         weight_grad = self._matrices(matrices, "weight_grad") + self._kernels(kernels.weight_grad())
         forward += self.tensor.beside(split, "forward") * -1
         input_grad += self.tensor.beside(split, "input_grad") * -1
-        if self.training.expert_overlap and mixture and self.shard.expert > 1:
+        if self.training.expert_overlap and self._dispatched(mixture):
             forward += self._beside_products(matrices, "input_grad", "weight_grad") * -1
             input_grad += self._beside_products(matrices, "forward") * -1
         overlap = self.tensor.beside_weight_grad(split)
@@ -198,15 +198,20 @@ class LayerCosts:
     def _core_backward(self) -> Phase:
         return self.attention.phase(True).slowed(self.pace)
 
+    def _dispatched(self, mixture: bool) -> bool:
+        """Whether a layer's tokens are sent to experts on other GPUs."""
+        return mixture and self.shard.expert > 1
+
+    def _reduces(self, mixture: bool) -> bool:
+        """Whether tensor parallelism adds up the output of the feed-forward block: of dense ones, and of shared
+        experts; routed ones that tokens are sent to are whole.
+        """
+        return not self._dispatched(mixture) or bool(self.model.moe and self.model.moe.shared_ffn)
+
     def _exchange(self, mixture: bool) -> Phase:
         """Tensor and expert parallel communication of one layer in one direction."""
-        blocks = 1 if mixture and self.shard.expert > 1 else 2
-        exchanged = self.tensor.around(blocks)
-        if blocks == 1:
-            exchanged += self._dispatch()
-            if self.model.moe and self.model.moe.shared_ffn:
-                exchanged += self.tensor.around(1)
-        return exchanged
+        exchanged = self.tensor.around(2 if self._reduces(mixture) else 1)
+        return exchanged + self._dispatch() if self._dispatched(mixture) else exchanged
 
     def _dispatch(self) -> Phase:
         """Tokens to their experts and back."""
@@ -233,8 +238,7 @@ class LayerCosts:
         if how == "full":
             return forward
         if how == "full-early-stop":
-            block = feed_forward_matrices(self.model, mixture)
-            return forward + (self._matrices(block[-1:], "forward") + self.tensor.reduced_behind(block)) * -1
+            return forward + self._last(mixture) * -1
         if how == "without-attention":
             return forward + self._core_forward * -1
         if how == "selective" and not self.training.flash_attention:
@@ -244,9 +248,18 @@ class LayerCosts:
             return self._kernels(kernels.repeated())
         if how == "per-op":
             repeated = self._matrices(repeated_matrices(self.model, mixture), "forward")
-            gathered = self.tensor.gathered(2) if self.shard.sequence_parallel else self.tensor.reduced()
+            blocks = 2 if self._reduces(mixture) else 1
+            gathered = self.tensor.gathered(blocks) if self.shard.sequence_parallel else self.tensor.reduced()
             return repeated + self._kernels(kernels.forward()) + gathered
         return Phase()
+
+    def _last(self, mixture: bool) -> Phase:
+        """The last product of a forward, and adding up its output, if tensor parallelism does."""
+        block = feed_forward_matrices(self.model, mixture)
+        product = self._matrices(block[-1:], "forward")
+        if not self._dispatched(mixture):
+            return product + self.tensor.reduced_behind(block)
+        return product + self.tensor.reduced() if self._reduces(mixture) else product
 
     def _floored(self, times: LayerTimes, mixture: bool) -> LayerTimes:
         """No phase runs faster than the host launches it; the backward's floor is shared by its two halves."""

@@ -18,7 +18,7 @@ def update_bytes(training: Training) -> float:
     """
     copied = 0 if training.precision == "fp32" or training.remainders else _PARAMETER + training.element_bytes
     if not training.fused_optimizer:
-        return _op_by_op(training) + (0 if training.fsdp else copied)
+        return _op_by_op(training) + (0 if training.fully_sharded else copied)
     passes = 4 if training.precision == "fp16" else 2
     return passes * training.gradient_bytes + 2 * MOMENT_BYTES[training.optimizer] + 2 * _PARAMETER + copied
 

@@ -17,7 +17,7 @@ from pipesim.costs.layer import LayerCosts
 from pipesim.costs.phases import LayerTimes, Phase
 from pipesim.hardware import Cluster, Layout
 from pipesim.ir.cut import LAYER, WITHOUT_ATTENTION, Cut, Part, Piece
-from pipesim.workload.matrices import qkv_matrices
+from pipesim.workload.matrices import attention_matrices, qkv_matrices
 from pipesim.workload.model import Model
 from pipesim.workload.parameters import pre_attention_parameters
 from pipesim.workload.training import WHOLE_LAYER, Training
@@ -100,7 +100,7 @@ class PartCosts(LayerCosts):
 
     def _qkv(self, kernels: Kernels) -> LayerTimes:
         matrices, around = qkv_matrices(self.model), self._kernels(kernels.around_attention())
-        forward, backward = self.tensor.gathered(), self.tensor.reduced()
+        forward, backward = self.tensor.gathered_before(attention_matrices(self.model)), self.tensor.reduced()
         bias = Phase()
         if self.model.qkv_bias:
             bias = self._kernels(kernel(self.training.element_bytes * kernels.qkv_elements()))

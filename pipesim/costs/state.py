@@ -110,7 +110,7 @@ class StateCosts:
         """Passes over the gradients before ZeRO divides them: cleared, and with replicas scaled by their number
         before they are added up (megatron/core/distributed/param_and_grad_buffer.py). PyTorch's FSDP has none of them.
         """
-        if self.training.fsdp:
+        if self.training.fully_sharded:
             return Traffic()
         dense, experts = self._parameters(held)
         replicated = self._groups(held)[0].size > 1

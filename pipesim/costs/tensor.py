@@ -87,11 +87,14 @@ class TensorParallel:
         """
         if not self._piecewise:
             return Phase()
-        first = "column" if role == "forward" else "row"
-        gathers = (self._hidden(self.gathered(), block, first, role, self._share) for block in blocks)
+        gathers = total(self._beside_gathering(block, role) for block in blocks)
         if role != "forward":
-            return total(gathers)
-        return total(gathers) + total(self._beside_reducing(block) for block in blocks)
+            return gathers
+        return gathers + total(self._beside_reducing(block) for block in blocks)
+
+    def gathered_before(self, block: Sequence[Matrix]) -> Phase:
+        """Gathering the input of a block in the forward, without what its first products hide."""
+        return self.gathered() + (self._beside_gathering(block, "forward") * -1 if self._piecewise else Phase())
 
     def reduced_behind(self, block: Sequence[Matrix]) -> Phase:
         """Adding up the output of a block in the forward, without what its last product hides."""
@@ -104,6 +107,10 @@ class TensorParallel:
     @property
     def _share(self) -> float:
         return 1.0 - 1.0 / self.shard.tensor
+
+    def _beside_gathering(self, block: Sequence[Matrix], role: Role) -> Phase:
+        first = "column" if role == "forward" else "row"
+        return self._hidden(self.gathered(), block, first, role, self._share)
 
     def _beside_reducing(self, block: Sequence[Matrix]) -> Phase:
         hidden = self._hidden(self.reduced(), block, "row", "forward", self._share)

@@ -230,7 +230,8 @@ def _kept_bytes(matrix: Matrix, training: Training, shard: Shard) -> float:
         share, ways, whole = matrix.active * shard.expert_tensor / shard.tensor, shard.expert_tensor, 1
     else:
         share, ways, whole = 1.0, shard.tensor, shard.sequence_ways
-    inputs = 0.0 if matrix.shared_input else matrix.inputs / (ways if matrix.split == "row" else whole)
+    read = 1 if training.gathered_inputs == "kept" else whole
+    inputs = 0.0 if matrix.shared_input else matrix.inputs / (ways if matrix.split == "row" else read)
     outputs = matrix.outputs / (ways if matrix.split == "column" else whole)
     return share * (training.product_bytes * inputs + training.element_bytes * outputs)
 

@@ -103,7 +103,7 @@ class Training:
     """
     fsdp: int = 0
     """The generation of PyTorch's fully sharded data parallelism that ``zero`` is done with, or 0 for none of them
-    (`pipesim.costs.fsdp`).
+    (`pipesim.costs.fsdp`); with ``zero`` 1 it keeps weights and gradients whole between micro-batches, with 2 weights.
     """
     fused_optimizer: bool = True
     """False: an update is a list of kernels, not one (`pipesim.costs.optimizer`)."""
@@ -145,6 +145,11 @@ class Training:
     def remainders(self) -> bool:
         """Whether weights and their remainders together are the optimizer's fp32 copy."""
         return self.optimizer == "adam-remainders"
+
+    @property
+    def fully_sharded(self) -> bool:
+        """Whether PyTorch's fully sharded data parallelism holds the state: ``zero`` leaves it anything to shard."""
+        return self.fsdp > 0 and self.zero > 0
 
     @property
     def stored_precision(self) -> str:

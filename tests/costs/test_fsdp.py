@@ -55,6 +55,16 @@ def test_gradients_that_are_reduced_each_time_are_not_added_up_before():
         assert layer_kernels(LLAMA, options, Shard(), False).weight_grad().moved_bytes == added * parameters
 
 
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_what_shards_nothing_is_not_fsdp(fsdp):
+    """Gradients are cleared and scaled, and weights written, as without it."""
+    found = []
+    for generation in (0, fsdp):
+        options = Training(zero=0, fsdp=generation, global_batch=8, fused_optimizer=False)
+        found.append(StateCosts(build_cluster("h100-sxm-80gb"), Layout(1, data=8), options).optimizer_seconds(STAGE))
+    assert found[0] == found[1]
+
+
 def test_one_gpu_on_each_node_takes_part_with_fewer_rings():
     """Tensor parallelism over a node leaves the sharding group one GPU of each."""
     wide, narrow = Layout(1, data=16), Layout(1, tensor=8, data=16)
@@ -70,7 +80,7 @@ def test_one_gpu_on_each_node_takes_part_with_fewer_rings():
 def test_updates_kernel_by_kernel_move_more(optimizer, fused, apart):
     """PyTorch's lists of kernels, and 12 bytes to clip gradients; fp32 pieces need no copy in bf16."""
     assert update_bytes(Training(optimizer=optimizer)) == fused
-    assert update_bytes(Training(optimizer=optimizer, fused_optimizer=False, fsdp=2)) == apart + 12
+    assert update_bytes(Training(optimizer=optimizer, fused_optimizer=False, fsdp=2, zero=3)) == apart + 12
     assert update_bytes(Training(optimizer=optimizer, fused_optimizer=False)) == apart + 12 + 6
 
 

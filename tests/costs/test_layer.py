@@ -105,6 +105,33 @@ def test_early_stop_saves_the_last_product_and_its_reduction():
     assert 0.2 < saved / whole.recompute.seconds < 0.4
 
 
+MIXTRAL = model_from_catalog("mixtral-8x7b")
+
+
+@pytest.mark.parametrize(("model", "reduced"), [(MIXTRAL, 0), (model_from_catalog("deepseek-v3"), 1)])
+@pytest.mark.parametrize("tensor_overlap", ["none", "full"])
+def test_early_stop_repeats_the_reduction_behind_attention_where_experts_have_none(model, reduced, tensor_overlap):
+    """Routed experts on other GPUs are whole; what shared experts put out is added up like a dense block's."""
+    cluster, layout = build_cluster("h100-sxm-80gb"), Layout(1, tensor=2, data=4, expert=4)
+    options = {"precision": "bf16", "micro_batch": 1, "sequence_parallel": True, "tensor_overlap": tensor_overlap}
+    whole, early = (
+        layer(model, cluster, layout, True, recompute=how, **options) for how in ("full", "full-early-stop")
+    )
+    prices = LayerCosts(model, cluster, layout, replace(KORTHIKANTI, **options))
+    saved_s = whole.recompute.collective_s - early.recompute.collective_s
+    assert saved_s == pytest.approx(reduced * prices.tensor.reduced().seconds, rel=1e-9, abs=1e-12)
+
+
+def test_per_op_recomputation_gathers_for_experts_on_other_gpus_once():
+    """Before attention; tokens are sent to experts after that."""
+    options = {"precision": "bf16", "micro_batch": 1, "sequence_parallel": True, "recompute": "per-op"}
+    cluster, found = build_cluster("h100-sxm-80gb"), []
+    for expert in (1, 4):
+        split = Layout(1, tensor=2, data=4, expert=expert)
+        found.append(layer(MIXTRAL, cluster, split, True, **options).recompute.collective_s)
+    assert found[0] == 2 * found[1] > 0
+
+
 def test_per_op_recomputation_repeats_some_products_and_no_attention():
     """Llama 3 8B: 36 % of the products' operations, all pointwise work, no attention: less than half a forward."""
     model, cluster = model_from_catalog("llama-3-8b"), build_cluster("h100-sxm-80gb")

@@ -76,6 +76,18 @@ def test_parts_add_up_to_the_layer(name, tensor, sequence_parallel):
             assert all(p.seconds >= 0 for p in parts)
 
 
+@pytest.mark.parametrize("name", ["gpt3-175b", "mixtral-8x7b"])
+@pytest.mark.parametrize("tensor_overlap", ["none", "gradients", "full"])
+def test_no_part_communicates_less_than_nothing(name, tensor_overlap):
+    """What products hide of a collective is taken off the part whose collective it is."""
+    model = model_from_catalog(name)
+    prices = priced(model, training(tensor_overlap=tensor_overlap), 8)
+    for part in LAYER:
+        times = prices.part(Piece(part, 0))
+        for phase in (getattr(times, name) for name in PHASES):
+            assert 0 <= phase.collective_s <= phase.seconds * (1 + 1e-9)  # differences of sums of floats
+
+
 def test_long_sequences_make_attention_the_longest_part():
     """With weights shipped, what remains in front of attention is a norm: next to nothing."""
     prices = priced(gpt(sequence=131072), training(), tensor=8)
