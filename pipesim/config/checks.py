@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from pipesim.config.cluster import Cluster, Parallelism, Profile, Simulation, Tr
 from pipesim.config.microbatches import length_problems, one_each
 from pipesim.config.model import build_model
 from pipesim.config.schedule import ScheduleChoice
+from pipesim.config.splits import split_problems
 from pipesim.errors import ConfigError, Problem, ProgramError, ScheduleError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def cluster_problems(sections: Sections, raw: Mapping[str, Any], directory: Path
     if training is not None:
         yield from _training(training)
     if model is not None and parallelism is not None:
-        yield from _model_splits(model, parallelism, training)
+        yield from split_problems(model, parallelism, training)
     if model is not None and parallelism is not None and training is not None and schedule is not None:
         yield from _partition(model, parallelism, schedule, training)
     if parallelism is not None and training is not None:
@@ -231,49 +231,6 @@ def _training(training: Training) -> Sequence[Problem]:
     return ()
 
 
-def _model_splits(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
-    """Whether the axes divide what they split; one complaint per axis is enough."""
-    tensor = chain(_heads(model, parallelism.tensor), _sequence_parallel(model, parallelism, training))
-    context = _divides(parallelism.context, model.sequence, "parallelism.context", "tokens of a sequence")
-    yield from islice(tensor, 1)
-    yield from context
-    if training is not None and training.context_method == "all-to-all":
-        yield from islice(_heads_of_context(model, parallelism), 1)
-    yield from _experts(parallelism, model)
-
-
-def _heads(model: Model, tensor: int) -> Iterator[Problem]:
-    """Key-value heads are split over the tensor axis too, or copied when there are fewer of them."""
-    yield from _divides(tensor, model.heads, "parallelism.tensor", "attention heads")
-    yield from _key_value_heads(model, tensor, "parallelism.tensor")
-
-
-def _key_value_heads(model: Model, ways: int, path: str) -> Iterator[Problem]:
-    groups = model.kv_heads
-    if groups % ways and ways % groups:
-        allowed = f"a divisor or a multiple of {groups}"
-        yield Problem(path, "does not split the key-value heads", f"{ways} for {groups}", allowed)
-
-
-def _heads_of_context(model: Model, parallelism: Parallelism) -> Iterator[Problem]:
-    """An all-to-all leaves each GPU of a context-parallel group whole sequences of a part of its heads."""
-    context, tensor = parallelism.context, parallelism.tensor
-    if model.heads % tensor:
-        return
-    yield from _divides(context, model.heads // tensor, "parallelism.context", "attention heads of a GPU")
-    yield from _key_value_heads(model, context * tensor, "parallelism.context")
-
-
-def _sequence_parallel(model: Model, parallelism: Parallelism, training: Training | None) -> Iterator[Problem]:
-    """Sequence parallelism cuts each context rank's tokens once more, over the tensor axis."""
-    tensor, (tokens, rest) = parallelism.tensor, divmod(model.sequence, parallelism.context)
-    wanted = training is None or training.sequence_parallel is not False
-    if wanted and not rest and tokens % tensor:
-        message = "sequence parallelism does not divide the tokens of a rank"
-        near = "training.sequence_parallel: false"
-        yield Problem("parallelism.tensor", message, f"{tensor} for {tokens}", _divisors(tokens), near)
-
-
 def _layout(parallelism: Parallelism) -> Sequence[Problem]:
     from pipesim.hardware.layout import Layout
 
@@ -322,26 +279,6 @@ def _whole_layers_only(schedule: ScheduleChoice, training: Training) -> Sequence
     message = f"{schedule.name} cuts inside layers and decides itself which rank has what"
     given = training.partition if isinstance(training.partition, str) else list(training.partition)
     return [Problem("training.partition", message, repr(given), "nothing")]
-
-
-def _divides(parts: int, whole: int, path: str, what: str) -> Iterator[Problem]:
-    if whole % parts:
-        yield Problem(path, f"does not divide the {what}", f"{parts} for {whole}", _divisors(whole))
-
-
-def _divisors(number: int) -> str:
-    small = [d for d in range(1, min(number, 10**6) + 1) if number % d == 0]
-    return ", ".join(map(str, small[:16])) + (", ..." if len(small) > 16 else "")
-
-
-def _experts(parallelism: Parallelism, model: Model) -> Iterator[Problem]:
-    ways, path = parallelism.expert, "parallelism.expert"
-    if ways == 1:
-        return
-    if model.moe is None:
-        yield Problem(path, "the model has no experts", str(ways), "1")
-        return
-    yield from _divides(ways, model.moe.experts, path, "experts")
 
 
 def _batches(
