@@ -11,22 +11,43 @@ README = documents.ROOT / "README.md"
 TEXT = README.read_text() if README.exists() else ""
 
 
+BLOCKS = list(documents.blocks(TEXT))
+
+
+class Reader:
+    """Runs the document in one directory and one namespace, in whatever order tests come and in every process that has
+    some of them: what an earlier block writes or defines is there.
+    """
+
+    def __init__(self) -> None:
+        self.namespace: dict[str, object] = {}
+        self.done: set[int] = set()
+
+    def run(self, index: int) -> str | None:
+        """What a block prints, after the files and programs before it."""
+        for before in range(index):
+            if BLOCKS[before].language != "console" and before not in self.done:
+                self.run(before)
+        self.done.add(index)
+        return documents.run(BLOCKS[index], self.namespace)
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """One working directory and one namespace for the whole document: later blocks use what earlier ones made."""
+    """A working directory, and who reads there."""
     directory = tmp_path_factory.mktemp("readme")
     documents.workplace(directory)
-    return directory, {}
+    return directory, Reader()
 
 
-@pytest.mark.parametrize("shown", list(documents.blocks(TEXT)), ids=lambda s: s.code.strip().splitlines()[0][:60])
-def test_what_is_shown_is_what_you_get(shown, here, monkeypatch):
+@pytest.mark.parametrize("index", range(len(BLOCKS)), ids=lambda i: BLOCKS[i].code.strip().splitlines()[0][:60])
+def test_what_is_shown_is_what_you_get(index, here, monkeypatch):
     """Output equal to the output shown; `python tests/documents.py README.md` renews it."""
-    directory, namespace = here
+    directory, reader = here
     monkeypatch.chdir(directory)
-    printed = documents.run(shown, namespace)
-    if printed is not None and shown.expected:
-        assert documents.matches(shown.expected, printed), printed
+    printed = reader.run(index)
+    if printed is not None and BLOCKS[index].expected:
+        assert documents.matches(BLOCKS[index].expected, printed), printed
 
 
 def test_pictures_are_there():

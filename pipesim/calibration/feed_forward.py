@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipesim.calibration.local import Local, whole
 from pipesim.workload.matrices import feed_forward_matrices
+from pipesim.workload.model import Model
+
+_SCALE = math.sqrt(2 / math.pi)
+_CUBIC = 0.044715
 
 
 class Activation(nn.Module):
-    """GeLU, or SwiGLU of two halves."""
+    """GeLU, by PyTorch or as a formula, or SwiGLU of two halves."""
 
-    def __init__(self, gated: bool) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.gated = gated
+        self.gated, self.formula = model.gated_mlp, model.gelu_formula
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width or twice it) to (..., width)."""
+        if self.formula:
+            return 0.5 * x * (1 + torch.tanh(_SCALE * (x + _CUBIC * x**3)))
         if not self.gated:
             return functional.gelu(x, approximate="tanh")
         gate, value = x.chunk(2, dim=-1)
@@ -33,7 +41,7 @@ class Dense(nn.Module):
         matrices = {matrix.name: matrix for matrix in feed_forward_matrices(local.model, mixture)}
         self.local = local
         self.up, self.down = local.linear(matrices[f"{name}_up"]), local.linear(matrices[f"{name}_down"])
-        self.activation = Activation(local.model.gated_mlp)
+        self.activation = Activation(local.model)
 
     def activated(self) -> list[tuple[int, ...]]:
         """Shapes of what activation functions are applied to."""
@@ -58,7 +66,7 @@ class Mixture(nn.Module):
         matrices = {matrix.name: matrix for matrix in feed_forward_matrices(local.model, True)}
         self.router = local.linear(matrices["router"])
         self.up, self.down = local.linear(matrices["expert_up"]), local.linear(matrices["expert_down"])
-        self.activation = Activation(local.model.gated_mlp)
+        self.activation = Activation(local.model)
         self.shared = Dense(local, True, "shared") if moe.shared_ffn else None
         self.here = whole(local.tokens * local.shard.expert_tensor / local.shard.tensor)
         self.groups = max(moe.experts // local.shard.expert, 1)

@@ -69,7 +69,7 @@ def activation_works(local: Local, backward: bool, cache_bytes: int) -> list[Wor
     """The activation function of a dense feed-forward block."""
     model = local.model
     width = whole(model.ffn / local.shard.tensor) * (2 if model.gated_mlp else 1)
-    return _turns(local, [(local.tokens, width)], Activation(model.gated_mlp), cache_bytes, backward)
+    return _turns(local, [(local.tokens, width)], Activation(model), cache_bytes, backward)
 
 
 def rotary_works(local: Local, cache_bytes: int) -> list[Work]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipesim.calibration.exchange import exchanged
 from pipesim.calibration.linear import Deferred, Linear
 from pipesim.costs.products import product
+from pipesim.workload.eager import norm_by_operations
 from pipesim.workload.matrices import Matrix
 from pipesim.workload.memory import tokens
 from pipesim.workload.model import Model
@@ -24,7 +25,21 @@ DROPOUT = 0.1
 """Of attention and of the residual stream (NVIDIA/Megatron-LM:megatron/training/arguments.py)."""
 
 _SCALE = 0.02
+_EPSILON = 1e-6
 _SEED = 0
+
+
+class OperationsNorm(nn.Module):
+    """RMS norm as Llama's own code has it, in fp32 (pytorch/torchtitan:torchtitan/models/norms.py)."""
+
+    def __init__(self, gain: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same."""
+        precise = x.float()
+        return (precise * torch.rsqrt(precise.pow(2).mean(-1, keepdim=True) + _EPSILON)).type_as(x) * self.weight
 
 
 def whole(size: float) -> int:
@@ -101,6 +116,8 @@ class Local:
 
     def norm(self, width: int) -> nn.Module:
         """A norm of the model's kind."""
+        if norm_by_operations(self.model, self.training):
+            return OperationsNorm(self.random(width))
         kind = nn.LayerNorm if self.model.norm == "layer" else nn.RMSNorm
         return kind(width, device=self.device, dtype=self.dtype)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pipesim.costs.elementwise import Traffic, kernel
 from pipesim.costs.kernels import Kernels
+from pipesim.workload.eager import norm_by_operations
 
 
 class EagerKernels(Kernels):
@@ -18,7 +19,7 @@ class EagerKernels(Kernels):
     @property
     def _one_kernel(self) -> bool:
         """Whether a norm is."""
-        return self.model.norm != "rms" or self.training.fused_norms
+        return not norm_by_operations(self.model, self.training)
 
     def _norm(self, elements: float) -> Traffic:
         if self._one_kernel:
@@ -65,10 +66,44 @@ class EagerKernels(Kernels):
 
     def _activation(self, elements: float, backward: bool) -> Traffic:
         e = self.element
+        if self.model.gelu_formula:
+            return self._formula_backward(elements) if backward else self._formula(elements)
         if not self.model.gated_mlp:
             return super()._activation(elements, backward)
         forward = _each(elements, 2 * e, 3 * e)  # SiLU; times the other half
         return _each(elements, 3 * e, 3 * e, 3 * e) if backward else forward
+
+    def _formula(self, elements: float) -> Traffic:
+        """Half of x times (1 + tanh(a (x + b x^3)))."""
+        e = self.element
+        return _each(
+            elements,
+            2 * e,  # half of x
+            2 * e,  # third power
+            2 * e,  # times b
+            3 * e,  # and x
+            2 * e,  # times a
+            2 * e,  # tanh
+            2 * e,  # and 1
+            3 * e,  # both factors
+        )
+
+    def _formula_backward(self, elements: float) -> Traffic:
+        e = self.element
+        return _each(
+            elements,
+            3 * e,  # first factor's gradient
+            3 * e,  # second factor's gradient
+            3 * e,  # through tanh
+            2 * e,  # times a
+            2 * e,  # times b
+            2 * e,  # square of x
+            2 * e,  # three times it
+            3 * e,  # times the gradient
+            2 * e,  # half of the first factor's
+            3 * e,  # three ways into x,
+            3 * e,  # added
+        )
 
 
 def _each(elements: float, *per_element: float) -> Traffic:

@@ -195,9 +195,11 @@ def _best(allowed: NDArray[np.bool_], cost: Floats, join: np.ufunc) -> tuple[flo
 
 
 def _by_moves(pieces: Pieces, pipeline: Pipeline) -> Balanced:
-    """The best of the local optima that are reached from two partitions."""
-    judge = _Judge(pieces, pipeline)
-    ends = np.stack([judge.improved(start) for start in _starts(pieces, pipeline.stages)])
+    """The best of two partitions and the local optima reached from them: on the way to less missing on all ranks together,
+    the busiest rank can get busier without less missing on the fullest.
+    """
+    judge, starts = _Judge(pieces, pipeline), list(_starts(pieces, pipeline.stages))
+    ends = np.stack([*map(judge.improved, starts), *starts])
     missing = judge.missing(ends).max(axis=1)
     best = _first_best(np.column_stack([missing, judge.times(ends)]))
     return Balanced(ends[best], float(missing[best]))

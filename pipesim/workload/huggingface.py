@@ -141,6 +141,7 @@ def _gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
         "sequence": config["n_positions"],
         "positions": config["n_positions"],
         "tied_embeddings": bool(config.get("tie_word_embeddings", True)),
+        "gelu_formula": config.get("activation_function", "gelu_new") == "gelu_new",
     }
 
 

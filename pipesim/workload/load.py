@@ -15,7 +15,7 @@ from pipesim.workload.model import Experts, Latent, Model
 
 _REQUIRED = ("layers", "hidden", "heads", "vocab", "sequence")
 _CHOICES = {"norm": ("layer", "rms"), "head": ("lm", "bert", "none")}
-_FLAGS = ("gated_mlp", "tied_embeddings", "causal", "biases", "qkv_bias", "dropout")
+_FLAGS = ("gated_mlp", "gelu_formula", "tied_embeddings", "causal", "biases", "qkv_bias", "dropout")
 _ZERO_ALLOWED = ("positions", "token_types", "shared_ffn", "first_dense", "node_limit", "query_rank")
 _NOTES = ("source", "note", "unverified", "measured_parameters")
 
@@ -137,6 +137,8 @@ def _consistency_problems(filled: Mapping[str, Any]) -> list[Problem]:
     moe = filled["moe"]
     if moe and moe.top_k > moe.experts:
         problems.append(Problem("model.moe.top_k", "more than there are experts", str(moe.top_k), f"1..{moe.experts}"))
+    if filled.get("gelu_formula") and filled.get("gated_mlp"):
+        problems.append(Problem("model.gelu_formula", "not with gated_mlp, whose activation function is SiLU", "true"))
     return problems
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipesim.workload.eager import activation_widths, norm_bytes
 from pipesim.workload.matrices import Matrix, head_matrices, layer_matrices
 from pipesim.workload.model import Model
 from pipesim.workload.recompute import kept_matrices, separate_matrices
@@ -69,6 +70,7 @@ def _pointwise(model: Model, mixture: bool, training: Training, shard: Shard) ->
     """
     residual = layer_input(model, training, shard)
     saved = 2 * _normed(residual, training, shard)  # outputs of the two norms
+    saved += _inside_norms(model, training, shard)
     if model.dropout:
         saved += 2 * _MASK * residual / training.element_bytes
         if not training.flash_attention:
@@ -76,7 +78,8 @@ def _pointwise(model: Model, mixture: bool, training: Training, shard: Shard) ->
             saved += (_MASK + training.element_bytes) * rows * model.sequence
     moe = model.moe if mixture else None
     width = model.ffn if moe is None else moe.top_k * moe.ffn + moe.shared_ffn
-    return saved + training.product_bytes * tokens(model, training, shard) * width / shard.tensor
+    each = training.product_bytes + training.element_bytes * activation_widths(model, training)
+    return saved + each * tokens(model, training, shard) * width / shard.tensor
 
 
 def _attention_results(model: Model, training: Training, shard: Shard) -> float:
@@ -99,6 +102,7 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
     return (
         2 * residual  # inputs of the two norms
         + 2 * _normed(residual, training, shard)  # outputs of the two norms, read by QKV and by the MLP
+        + _inside_norms(model, training, shard)
         + 2 * mask
         + attention_inputs(model, training, shard)
         + output
@@ -111,6 +115,11 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
 def _normed(residual: float, training: Training, shard: Shard) -> float:
     """Bytes of one norm's output as its products read it: gathered, where that is kept."""
     return _product_input(residual, training) * (shard.sequence_ways if training.gathered_inputs == "kept" else 1)
+
+
+def _inside_norms(model: Model, training: Training, shard: Shard) -> float:
+    """Bytes that both norms keep between their operations, where they are more than one."""
+    return 2 * norm_bytes(model, training) * layer_input(model, training, shard) / training.element_bytes
 
 
 def _product_input(size: float, training: Training) -> float:
@@ -205,8 +214,8 @@ def _hidden_features(model: Model, width: int) -> int:
 
 
 def _hidden_bytes(model: Model, width: int, training: Training) -> float:
-    """Per token: what the activation function reads, and its output, which the second product reads."""
-    before = _hidden_features(model, width) - width
+    """Per token: what the activation function reads and keeps, and its output, which the second product reads."""
+    before = _hidden_features(model, width) - width + activation_widths(model, training) * width
     return training.element_bytes * before + training.product_bytes * width
 
 

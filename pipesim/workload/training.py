@@ -85,7 +85,7 @@ class Training:
     """
     fused_kernels: bool = True
     """False: norms, rotations and activation functions run op by op (PyTorch without `torch.compile`;
-    `pipesim.costs.eager_kernels`).
+    `pipesim.costs.eager_kernels`), and keep what is between (`pipesim.workload.eager`).
     """
     fused_norms: bool = True
     """Whether norms are one kernel even where other kernels are not fused."""

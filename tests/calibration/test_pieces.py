@@ -14,11 +14,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from pipesim.calibration import kernels
 from pipesim.calibration.attention import Core
 from pipesim.calibration.device import Cpu
+from pipesim.calibration.feed_forward import Activation
 from pipesim.calibration.layer import Head, Layer
 from pipesim.calibration.linear import Linear
 from pipesim.calibration.local import Local
 from pipesim.calibration.pieces import Block, Entry
-from pipesim.workload import memory
+from pipesim.workload import eager, memory
 from pipesim.workload.model import Experts, Latent, Model
 from pipesim.workload.parameters import embedding_parameters, layer_parameters
 from pipesim.workload.shard import Shard
@@ -120,6 +121,66 @@ def test_a_gpt_layer_keeps_what_korthikanti_counts(shard, flash):
     block.forward()  # what stands for other GPUs is made once
     kept = Cpu().kept_bytes(block.leave)
     assert kept == pytest.approx(memory.layer_activations(GPT, False, here.training, shard), rel=0.02)
+
+
+@pytest.mark.parametrize("shard", SHARDS, ids=str)
+def test_a_gpt_layer_keeps_every_factor_of_a_formula_of_gelu(shard):
+    """Beside what Korthikanti counts. 2 %: statistics of the norms."""
+    model = replace(GPT, gelu_formula=True)
+    here = local(model, shard, fused_kernels=False)
+    block = Block(here, Layer(here, False))
+    block.forward()
+    expected = memory.layer_activations(model, False, here.training, shard)
+    assert Cpu().kept_bytes(block.leave) == pytest.approx(expected, rel=0.02)
+    fused = memory.layer_activations(model, False, replace(here.training, fused_kernels=True), shard)
+    assert expected - fused == 3 * 4 * here.tokens * 256 / shard.tensor
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", [LLAMA, replace(GPT, gelu_formula=True)], ids=["gated", "formula"])
+def test_an_activation_function_op_by_op_keeps_what_is_counted(model, precision):
+    """Besides its input: its result, and what its operations multiply."""
+    here = local(model, precision=precision, fused_kernels=False)
+    x = here.random(64, 256 * (2 if model.gated_mlp else 1)).requires_grad_()
+    widths = eager.activation_widths(model, here.training)
+    assert widths == (1 if model.gated_mlp else 3)
+    assert Cpu().kept_bytes(lambda: Activation(model)(x)) == (widths + 1) * here.training.element_bytes * 64 * 256
+
+
+@pytest.mark.parametrize(("precision", "kept"), [("fp32", 4 + 4), ("bf16", 4 + 2 + 2)])
+def test_a_norm_op_by_op_keeps_what_is_counted(precision, kept):
+    """Normalised values and the result, before them the input as fp32, unless it is; one number per row."""
+    here = local(LLAMA, precision=precision, fused_kernels=False, fused_norms=False)
+    x, norm = here.random(64, 64).requires_grad_(), here.norm(64)
+    assert Cpu().kept_bytes(lambda: norm(x)) == kept * 64 * 64 + 4 * 64
+    extra = eager.norm_bytes(LLAMA, here.training)
+    apart = kept if precision == "bf16" else kept + 4  # an fp32 input is what the norm before was given
+    assert extra + 2 * here.training.element_bytes == apart
+
+
+def test_a_norm_of_one_kernel_keeps_no_more():
+    """Of Llama with a kernel of its own, of GPT, and of everything that is fused."""
+    assert eager.norm_bytes(LLAMA, Training(fused_kernels=False)) == 0
+    assert eager.norm_bytes(GPT, Training(fused_kernels=False, fused_norms=False)) == 0
+    assert eager.norm_bytes(LLAMA, Training(fused_norms=False)) == 0
+    assert eager.activation_widths(GPT, Training(fused_kernels=False)) == 0
+    assert eager.activation_widths(LLAMA, Training()) == 0
+
+
+def test_norms_op_by_op_are_those_of_pytorch():
+    """1e-5: other orders of sums in fp32."""
+    here, apart = (local(LLAMA, fused_kernels=False, fused_norms=fused) for fused in (True, False))
+    one, many = here.norm(64), apart.norm(64)
+    many.weight.data.fill_(1)
+    x = torch.randn(8, 64)
+    torch.testing.assert_close(one(x), many(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_formula_of_gelu_is_gelu():
+    """1e-5: rounding in fp32."""
+    x = torch.linspace(-4, 4, 101)
+    formula, kernel = (Activation(replace(GPT, gelu_formula=how))(x) for how in (True, False))
+    torch.testing.assert_close(formula, kernel, rtol=1e-5, atol=1e-5)
 
 
 def test_kept_bytes_are_those_of_saved_tensors():

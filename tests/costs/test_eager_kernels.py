@@ -40,6 +40,17 @@ def test_layer_norm_and_gelu_are_one_kernel_anyway():
     assert apart.moved_bytes - fused.moved_bytes == pytest.approx(2 * 4 * 2048 * GPT.hidden, rel=1e-12)
 
 
+def test_gelu_as_a_formula_is_a_list_of_kernels():
+    """18 elements moved forwards and 28 backwards, where one kernel moves 2 and 3."""
+    formula = replace(GPT, gelu_formula=True)
+    apart, fused = kernels(formula, False), kernels(GPT, False)
+    elements = 2048 * GPT.ffn
+    for name, many, one in (("forward", 18, 2), ("input_grad", 28, 3)):
+        moved = getattr(apart, name)().moved_bytes - getattr(fused, name)().moved_bytes
+        assert moved == pytest.approx(2 * (many - one) * elements, rel=1e-12)
+    assert kernels(formula, True).forward() == kernels(GPT, True).forward()
+
+
 def test_a_norm_with_a_kernel_of_its_own_is_as_fast_as_compiled():
     """Two bytes read and two written, three passes backwards; the rest stays op by op."""
     norms = kernels(LLAMA, False, True)

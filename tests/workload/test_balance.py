@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipesim.ir.holding import Held, fullest
@@ -92,6 +92,7 @@ def test_equal_layers_leave_the_busiest_rank_as_fast_as_it_can_be(share, layers,
     assert found[1] == min(judged(pieces, pipeline, cuts)[1] for cuts in every(layers + 2, 4))
 
 
+@example(BOTH_WAYS, [1] * 8, 5, 8)  # nothing fits: less is missing on all ranks together, not on the fullest
 @settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from([LOOPED, VEE, BOTH_WAYS]),

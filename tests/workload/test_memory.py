@@ -168,6 +168,27 @@ def test_pointwise_recomputation_of_gated_layers_keeps_both_branches():
     assert saved == model.sequence * (2 * 2 * model.hidden + 2 * model.ffn)
 
 
+def test_layers_op_by_op_keep_what_is_between_their_operations():
+    """Both norms' inputs in fp32, and SiLU's result: 8 h + 2 f bytes per token more."""
+    model = model_from_catalog("llama-3-70b")
+    fused, apart = Training(), Training(fused_kernels=False, fused_norms=False)
+    more = layer_activations(model, False, apart, Shard()) - layer_activations(model, False, fused, Shard())
+    assert more == model.sequence * (8 * model.hidden + 2 * model.ffn)
+
+
+@pytest.mark.parametrize("recompute", ["pointwise", "full", "full-early-stop", "per-op", "without-attention"])
+def test_recomputation_repeats_what_is_between_operations(recompute):
+    """What stays does not depend on whether kernels are fused; what comes back does."""
+    model = replace(model_from_catalog("gpt2-64"), dropout=False)
+    fused = Training(recompute=recompute)
+    apart = replace(fused, fused_kernels=False)
+    last = 2 * model.hidden if recompute == "per-op" else 0  # whose output is kept and read by nobody
+    kept = [layer_activations(model, False, each, Shard()) for each in (fused, apart)]
+    assert kept[1] - kept[0] == model.sequence * last
+    whole = [layer_working_set(model, False, each, Shard()) for each in (fused, apart)]
+    assert whole[1] - whole[0] == model.sequence * 3 * 2 * model.ffn
+
+
 def test_a_loss_op_by_op_works_in_fp32_arrays_of_the_logits():
     """Two beside the log-softmax, three where the vocabulary is split; fused: gradients of logits and projection."""
     model = model_from_catalog("llama-3-8b")

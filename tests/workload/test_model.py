@@ -46,6 +46,13 @@ def test_gpt2_config_counts_the_124_million_parameters_of_the_released_checkpoin
     assert parameters(model_from_huggingface({**config, "n_positions": 1024})) == 124_439_808
 
 
+@pytest.mark.parametrize(("named", "formula"), [({}, True), ({"activation_function": "gelu"}, False)], ids=str)
+def test_gpt2_has_a_formula_of_gelu_unless_it_names_another(named, formula):
+    """GPT2Config: activation_function="gelu_new"."""
+    config = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}
+    assert model_from_huggingface({**config, "n_positions": 1024, **named}).gelu_formula is formula
+
+
 def test_qwen2_has_biases_on_queries_keys_and_values_only():
     """Qwen2-7B's checkpoint has 7,615,616,512 parameters."""
     config = {
@@ -123,6 +130,10 @@ def test_groups_that_do_not_divide_heads_are_refused():
 
 def test_fewer_positions_than_the_sequence_are_refused():
     assert problems_of({**GPT, "positions": 16}) == [("model.positions", None)]
+
+
+def test_a_formula_of_gelu_in_a_gated_block_is_refused():
+    assert problems_of({**GPT, "gated_mlp": True, "gelu_formula": True}) == [("model.gelu_formula", None)]
 
 
 def test_bad_expert_fields_are_reported_under_their_path():
