@@ -195,8 +195,8 @@ def _best(allowed: NDArray[np.bool_], cost: Floats, join: np.ufunc) -> tuple[flo
 
 
 def _by_moves(pieces: Pieces, pipeline: Pipeline) -> Balanced:
-    """The best of two partitions and the local optima reached from them: on the way to less missing on all ranks together,
-    the busiest rank can get busier without less missing on the fullest.
+    """The best of two partitions and of the local optima that they lead to: on the way to less missing on all ranks
+    together, the busiest rank can get busier without less missing on the fullest.
     """
     judge, starts = _Judge(pieces, pipeline), list(_starts(pieces, pipeline.stages))
     ends = np.stack([*map(judge.improved, starts), *starts])
