@@ -46,9 +46,8 @@ def links_of(config: AbstractConfig | ClusterConfig) -> dict[str, Any] | None:
     from pipesim.costs.link_use import links_used
 
     training = config.build_training()
-    return links_used(
-        config.build_cluster(), config.build_layout(), training.scatter_gather, training.sequence_parallel
-    )
+    how = training.scatter_gather, training.sequence_parallel, training.old_nccl
+    return links_used(config.build_cluster(), config.build_layout(), *how)
 
 
 def abstract_costs(config: AbstractConfig, placement: Placement) -> Costs:

@@ -150,7 +150,7 @@ class Training(Section):
     data_overlap: Literal["none", "gradients", "full"] = "gradients"
     fsdp: Annotated[int, Field(ge=0, le=2)] = 0
     fused_optimizer: bool = True
-    two_node_trees: bool = True
+    old_nccl: bool = False
     partition: Partition | None = None
     sequence_lengths: Lengths | None = None
 

@@ -85,6 +85,7 @@ def analytic_costs(
             training.scatter_gather,
             prices.shard.sequence_parallel,
             float(np.max(priced.message_bytes)),
+            training.old_nccl,
         ),
         buffers_bytes=_buffers(priced.activations, cluster, layout, priced.stages),
         capacity_bytes=cluster.gpu.memory_bytes,

@@ -73,28 +73,28 @@ def halving_all_reduce(size_bytes: float, n: int, latency_s: float, bandwidth: f
     return 2 * math.log2(n) * latency_s + 2 * (n - 1) / n * size_bytes / bandwidth
 
 
-def ring_hop_seconds(cluster: Cluster, group: Group, size_bytes: float) -> float:
+def ring_hop_seconds(cluster: Cluster, group: Group, size_bytes: float, channels: int) -> float:
     """Seconds for every GPU of a group to send ``size_bytes`` to the next one, all at once.
 
-    A group on several nodes leaves each of them by one GPU, as do the other groups of the node.
+    A group on several nodes leaves each of them by one GPU, as do the other groups of the node; that one sends through
+    so many ``channels``.
     """
     if group.nodes == 1:
         return cluster.intra_node.latency_s + size_bytes / cluster.intra_node.bandwidth
     leaving = max(cluster.gpus_per_node // group.per_node, 1)
-    return cluster.inter_node.latency_s + size_bytes / cluster.network_bandwidth(leaving)
+    return cluster.inter_node.latency_s + size_bytes / cluster.message_bandwidth(leaving, channels)
 
 
 class Collectives:
     """Collective times on one cluster.
 
-    ``two_node_trees``: whether trees over two nodes are used. They swap a buffer where a ring sends it twice, and the
-    ring was taken for large ones all the same while NCCL rated every tree between nodes at 35 GB/s
-    (NVIDIA/nccl src/graph/tuning.cc of 2.6: at most 70 GB/s, halved); it takes the tree now (NVIDIA/nccl issue 946,
-    NVIDIA/nccl-tests issue 196).
+    ``old_nccl``: no trees over two nodes. They swap a buffer where a ring sends it twice, and the ring was taken for
+    large ones all the same while NCCL rated every tree between nodes at 35 GB/s (NVIDIA/nccl src/graph/tuning.cc of
+    2.6: at most 70 GB/s, halved); it takes the tree now (NVIDIA/nccl issue 946, NVIDIA/nccl-tests issue 196).
     """
 
-    def __init__(self, cluster: Cluster, two_node_trees: bool = True) -> None:
-        self.cluster, self.two_node_trees = cluster, two_node_trees
+    def __init__(self, cluster: Cluster, old_nccl: bool = False) -> None:
+        self.cluster, self.old_nccl = cluster, old_nccl
         self._in_node = in_node_model(cluster.intra_node)
 
     @overload
@@ -187,7 +187,7 @@ class Collectives:
         """NCCL's double binary tree: every node sends the buffer twice, except that two nodes may swap it."""
         hops = 2 * math.ceil(math.log2(group.nodes))
         latency_s = self.cluster.inter_node.latency_s + (hops - 1) * _NETWORK_HOP_S
-        sent = 1 if group.nodes == 2 and self.two_node_trees else 2
+        sent = 1 if group.nodes == 2 and not self.old_nccl else 2
         return latency_s, sent * sizes / (group.per_node * share * _TREE_EFFICIENCY)
 
     def _all_to_all(self, sizes: Sizes, group: Group, share: float) -> tuple[float, Sizes]:

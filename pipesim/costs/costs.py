@@ -28,13 +28,15 @@ class Hops:
     """Point-to-point links between ranks, each array of shape (P, P), indexed [sender, receiver].
 
     A transfer takes ``latency_s + bytes * seconds_per_byte``. Ports name what a transfer occupies on its way
-    under the ``fifo`` and ``fair`` networks (a NIC or an NVLink port); -1 means nothing.
+    under the ``fifo`` and ``fair`` networks (a NIC or an NVLink port); -1 means nothing. ``port_share``, 0..1, is how
+    much of them it keeps busy when it is alone.
     """
 
     latency_s: Seconds
     seconds_per_byte: Seconds
     send_port: Ports
     receive_port: Ports
+    port_share: NDArray[np.float64]
 
     @classmethod
     def uniform(cls, ranks: int, latency_s: float, seconds_per_byte: float = 0.0) -> Hops:
@@ -46,6 +48,7 @@ class Hops:
             seconds_per_byte=np.broadcast_to(np.float64(seconds_per_byte), shape),
             send_port=np.broadcast_to(own[:, None], shape),
             receive_port=np.broadcast_to(own[None, :] + np.int32(ranks), shape),
+            port_share=np.broadcast_to(np.float64(1), shape),
         )
 
 

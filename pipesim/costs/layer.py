@@ -24,6 +24,7 @@ from pipesim.costs.elementwise import Traffic, elementwise_seconds, gather, kern
 from pipesim.costs.gemm import Role, product_seconds
 from pipesim.costs.kernels import layer_kernels
 from pipesim.costs.launches import mixture_ratio
+from pipesim.costs.links import network_channels
 from pipesim.costs.phases import LayerTimes, Phase
 from pipesim.costs.products import Product, product
 from pipesim.costs.spread import slowest
@@ -55,7 +56,7 @@ class LayerCosts:
         self.cluster = cluster
         self.gpu: GPU = cluster.gpu
         self.pace = slowest(self.gpu.spread, layout.world_size)
-        self.collectives = Collectives(cluster, training.two_node_trees)
+        self.collectives = Collectives(cluster, training.old_nccl)
         self.shard = Shard(
             layout.tensor, layout.context, layout.expert, training.sequence_parallel and layout.tensor > 1
         )
@@ -157,7 +158,7 @@ class LayerCosts:
             self.training,
             self.gpu,
             lambda operation, size: self._collective(operation, size, "context").seconds,
-            lambda size: ring_hop_seconds(self.cluster, group, size),
+            lambda size: ring_hop_seconds(self.cluster, group, size, network_channels(self.training.old_nccl)),
         )
 
     @cached_property

@@ -15,12 +15,14 @@ _EXPERT = ("expert", "expert_data")
 """Groups that only experts spread over several GPUs have."""
 
 
-def links_used(cluster: Cluster, layout: Layout, scatter_gather: bool, sequence_parallel: bool) -> dict[str, Any]:
+def links_used(
+    cluster: Cluster, layout: Layout, scatter_gather: bool, sequence_parallel: bool, old_nccl: bool
+) -> dict[str, Any]:
     """``hops``: from every pipeline rank to the next and back to the first, the link, its latency and bandwidth.
     ``groups``: per kind of parallelism its size, how many nodes the worst placed group spans, and the slowest
     link on its way. Groups of one GPU are left out, and groups of experts where these are not spread.
     """
-    hops = hop_table(cluster, layout, scatter_gather, sequence_parallel)
+    hops = hop_table(cluster, layout, scatter_gather, sequence_parallel, old_nccl)
     absent = _OUTSIDE if layout.expert > 1 else (*_OUTSIDE, *_EXPERT)
     kinds = [kind for kind in get_args(GroupKind) if kind not in absent]
     groups = {kind: group for kind in kinds if (group := layout.group(kind)).size > 1}

@@ -19,6 +19,7 @@ from pipesim.hardware import Cluster, Layout
 from pipesim.units import format_rate, format_seconds
 
 Matrix = NDArray[np.bool_]
+Rates = NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -39,19 +40,22 @@ def pipeline_hops(
     scatter_gather: bool = True,
     sequence_parallel: bool = False,
     message_bytes: float = 0.0,
+    old_nccl: bool = False,
 ) -> Hops:
     """Links between all pairs of pipeline ranks, arrays of shape (P, P), for messages of about ``message_bytes``.
 
     How the tensor parallel GPUs of a rank share the message: with ``sequence_parallel`` each holds and sends
     its part; with ``scatter_gather`` each sends a part and the receivers all-gather inside their group, as
     Megatron-LM does on every hop; without either each sends the whole. Source: Narayanan et al. 2021, arXiv
-    2104.04473, section 4.1. Raises ValueError when layout and cluster have different nodes.
+    2104.04473, section 4.1. ``old_nccl``: see `network_channels`. Raises ValueError when layout and cluster have
+    different nodes.
     """
     if layout.gpus_per_node != cluster.gpus_per_node:
         found = f"layout has {layout.gpus_per_node} GPUs per node, cluster {cluster.gpus_per_node}"
         raise ValueError(f"layout and cluster differ: {found}")
     crossing = crosses_nodes(layout)
-    rate = np.where(crossing, _network_rate(cluster, layout), cluster.intra_node.bandwidth)
+    ports, reached = _network_rates(cluster, layout, network_channels(old_nccl))
+    rate = np.where(crossing, reached, cluster.intra_node.bandwidth)
     parts = layout.tensor if scatter_gather or sequence_parallel else 1
     starts = (link.start_s(message_bytes / parts) for link in (cluster.inter_node, cluster.intra_node))
     latency_s = np.where(crossing, *starts)
@@ -64,7 +68,17 @@ def pipeline_hops(
         seconds_per_byte=_without_diagonal(1 / (parts * rate) + gather[1], np.float64(0)),
         send_port=send_port,
         receive_port=receive_port,
+        port_share=np.where(crossing, reached / ports, 1.0),
     )
+
+
+def network_channels(old_nccl: bool) -> int:
+    """NCCL's channels for messages to one GPU of another node, each a block of threads and a proxy's share.
+
+    One up to NCCL 2.11, two from 2.12 (NVIDIA/nccl src/graph/paths.cc, `ncclTopoGetNchannels`); since 2.20 one again
+    in communicators of more than 32 or 64 GPUs, which pipelines seldom are.
+    """
+    return 1 if old_nccl else 2
 
 
 def crosses_nodes(layout: Layout) -> Matrix:
@@ -78,10 +92,14 @@ def crosses_nodes(layout: Layout) -> Matrix:
 
 
 def hop_table(
-    cluster: Cluster, layout: Layout, scatter_gather: bool = True, sequence_parallel: bool = False
+    cluster: Cluster,
+    layout: Layout,
+    scatter_gather: bool = True,
+    sequence_parallel: bool = False,
+    old_nccl: bool = False,
 ) -> list[Hop]:
     """The hop from every rank to the next one, and from the last rank to the first (for looped schedules)."""
-    hops = pipeline_hops(cluster, layout, scatter_gather, sequence_parallel)
+    hops = pipeline_hops(cluster, layout, scatter_gather, sequence_parallel, old_nccl=old_nccl)
     crossing = crosses_nodes(layout)
     ranks = range(layout.pipeline if layout.pipeline > 1 else 0)
     return [_hop(cluster, hops, crossing, rank, (rank + 1) % layout.pipeline) for rank in ranks]
@@ -99,10 +117,12 @@ def _hop(cluster: Cluster, hops: Hops, crossing: Matrix, sender: int, receiver: 
     return Hop(sender, receiver, link.name, *cost)
 
 
-def _network_rate(cluster: Cluster, layout: Layout) -> NDArray[np.float64]:
-    """Bytes/s of each GPU's transfer between nodes: the slower of the sender's and the receiver's share."""
-    rates = np.array([cluster.network_bandwidth(count) for count in _gpus_on_one_node(layout)])
-    return np.asarray(np.minimum(rates[:, None], rates[None, :]))
+def _network_rates(cluster: Cluster, layout: Layout, channels: int) -> tuple[Rates, Rates]:
+    """Bytes/s of each GPU between nodes: what ports carry, and what messages reach; the slower of both ends."""
+    counts = _gpus_on_one_node(layout)
+    ports = np.array([cluster.network_bandwidth(count) for count in counts])
+    reached = np.array([cluster.message_bandwidth(count, channels) for count in counts])
+    return np.minimum(ports[:, None], ports[None, :]), np.minimum(reached[:, None], reached[None, :])
 
 
 def _gpus_on_one_node(layout: Layout) -> list[int]:

@@ -31,7 +31,7 @@ class StateCosts:
 
     def __init__(self, cluster: Cluster, layout: Layout, training: Training) -> None:
         self.gpu, self.layout, self.training = cluster.gpu, layout, training
-        self.collectives = Collectives(cluster, training.two_node_trees)
+        self.collectives = Collectives(cluster, training.old_nccl)
         sequence_parallel = training.sequence_parallel and layout.tensor > 1
         self.shard = Shard(layout.tensor, layout.context, layout.expert, sequence_parallel)
 

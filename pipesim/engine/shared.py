@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipesim.engine.event import Replay
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
 from pipesim.ir.timeline import Timeline
-from pipesim.ir.traffic import WHOLE, Traffic
+from pipesim.ir.traffic import Traffic
 
 _AFTER_EVERYTHING = 2
 """SimPy priority: after all other events of the moment, so that everything that happens in it is known."""
@@ -136,8 +136,8 @@ class SharedReplay(Replay):
                 self.arrive(messages.consumer[edge], moment)
 
         order = self.order[messages.producer[edges[0]]]
-        length, ports = messages.occupied[edges[0]], messages.ports[edges[0]]
-        self.network.carry(Transfer(left, order, ports, length, WHOLE, done))
+        length, ports, share = messages.occupied[edges[0]], messages.ports[edges[0]], messages.share[edges[0]]
+        self.network.carry(Transfer(left, order, ports, length, share, done))
 
     def end_of(self, node: int) -> int:
         """When a node that has started ends."""
@@ -162,6 +162,7 @@ class _Messages:
         self.producer = graph.dep_node.tolist()
         self.ports = _ports(traffic.dep_ports)
         self.occupied, self.latency = traffic.dep_occupied.tolist(), traffic.dep_latency.tolist()
+        self.share = traffic.dep_share.tolist()
         self.edges: list[list[int]] = [[] for _ in range(int(traffic.message.max(initial=-1)) + 1)]
         self._outgoing: list[list[int]] = [[] for _ in range(len(graph))]
         for edge in np.flatnonzero(traffic.message >= 0).tolist():

@@ -86,6 +86,13 @@ class Cluster:
         """
         return self.inter_node.bandwidth * max(1 / concurrent, self.nics_per_node / self.gpus_per_node)
 
+    def message_bandwidth(self, concurrent: int, channels: int) -> float:
+        """The same for messages, which NCCL sends through so many ``channels``, or through one for every card of a GPU
+        where these are more (NVIDIA/nccl src/graph/paths.cc, `ncclTopoGetNchannels`).
+        """
+        used = max(channels, self.nics_per_node // self.gpus_per_node)
+        return min(self.network_bandwidth(concurrent), used * self.gpu.network_channel)
+
 
 def link(name: str) -> Link:
     """A link of the catalog by name. Raises ConfigError for an unknown name."""

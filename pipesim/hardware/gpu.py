@@ -24,6 +24,7 @@ _KEYS = (
     "elementwise",
     "weight_grad",
     "spread",
+    "network_channel",
     "launch_floor",
     "source",
 )
@@ -46,8 +47,9 @@ class GPU:
     ``memory_bytes`` is what CUDA reports as the device's total. ``base`` is the catalog entry that kernel
     tables are looked up under; it differs from ``name`` for a GPU given inline. ``weight_grad_slowdown``: a
     weight-gradient GEMM takes this times an equal forward one. ``spread``: standard deviation over the mean of how fast
-    boards of this kind compute. The launch floors are the least time of one
-    transformer layer in eager mode. ``intra_node``, ``inter_node`` and ``host_link`` name its usual links.
+    boards of this kind compute. ``network_channel``: bytes/s of one NCCL channel to another node. The launch floors
+    are the least time of one transformer layer in eager mode. ``intra_node``, ``inter_node`` and ``host_link`` name
+    its usual links.
     """
 
     name: str
@@ -61,6 +63,7 @@ class GPU:
     elementwise_overhead_s: float
     weight_grad_slowdown: float
     spread: float
+    network_channel: float
     launch_floor_forward_s: float
     launch_floor_backward_s: float
     intra_node: str
@@ -133,9 +136,11 @@ def _gpu(fields: Fields, base: str) -> GPU:
     fabrics = [name for name, link in catalog.load("links").items() if link["kind"] == "network"]
     elementwise, weight_grad = fields.inside("elementwise"), fields.inside("weight_grad")
     launch_floor, spread = fields.inside("launch_floor"), fields.inside("spread")
+    channel = fields.inside("network_channel")
     elementwise.only(("efficiency", "overhead", "source"))
     weight_grad.only(("slowdown", "source"))
     spread.only(("deviation", "source"))
+    channel.only(("bandwidth", "source"))
     launch_floor.only(("forward", "backward", "source"))
     peak_flops = _peaks(fields.inside("peak"))
     return GPU(
@@ -150,6 +155,7 @@ def _gpu(fields: Fields, base: str) -> GPU:
         elementwise_overhead_s=elementwise.quantity("overhead", "seconds", positive=False),
         weight_grad_slowdown=weight_grad.number("slowdown", above=0, at_most=10),
         spread=spread.deviation("deviation", at_most=0.2),
+        network_channel=channel.quantity("bandwidth", "bytes_per_s"),
         launch_floor_forward_s=launch_floor.quantity("forward", "seconds", positive=False),
         launch_floor_backward_s=launch_floor.quantity("backward", "seconds", positive=False),
         intra_node=fields.name("intra_node", links),

@@ -18,7 +18,8 @@ class Traffic:
     Dependencies, shape (m,): ``message`` numbers what they wait for, -1 for no message; those with the same number
     wait for one message that leaves when all their producers have ended (the two ends of a blocking transfer).
     ``dep_ports`` (m, 2) is its sending and its receiving port, ``dep_occupied`` the picoseconds for which it needs
-    them whole, ``dep_latency`` those from its last byte's departure to its arrival, which occupy nothing.
+    them when it is alone and ``dep_share`` how many 1024ths of each, ``dep_latency`` the picoseconds from its last
+    byte's departure to its arrival, which occupy nothing.
 
     Nodes: ``node_ports`` (n, 2) that a collective uses, and ``node_share`` (n,), how many 1024ths of each it keeps
     busy when it runs alone.
@@ -27,6 +28,7 @@ class Traffic:
     message: NDArray[np.int64]
     dep_ports: NDArray[np.int32]
     dep_occupied: NDArray[np.int64]
+    dep_share: NDArray[np.int64]
     dep_latency: NDArray[np.int64]
     node_ports: NDArray[np.int32]
     node_share: NDArray[np.int64]

@@ -24,8 +24,8 @@ class ZeroBubbleV(Schedule):
 
     The automatic order follows the costs of every stage, and keeps the activations of every rank in bytes (a stage
     gives up M_a - M_w after I and M_w after W) within ``memory_limit`` x P x that rank's share of a micro-batch.
-    Where stages differ so much that no such order is found, all count as their mean, as in the release: what then
-    stays within the limit is the number of activations. The hand-made order is meant for F = I = W.
+    Where stages differ so much that no such order is found, all count as their mean, as in the release, and so they do
+    for the limit. The hand-made order is meant for F = I = W.
     """
 
     name: ClassVar[str] = "zb-v"

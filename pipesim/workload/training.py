@@ -107,9 +107,9 @@ class Training:
     """
     fused_optimizer: bool = True
     """False: an update is a list of kernels, not one (`pipesim.costs.optimizer`)."""
-    two_node_trees: bool = True
-    """Whether an all-reduce over two nodes may swap its buffer once, as NCCL's trees do there; False for NCCL up to
-    2021, which takes its ring for large buffers (`pipesim.costs.collectives`).
+    old_nccl: bool = False
+    """NCCL up to 2.11 (2021): messages between nodes go through one channel (`pipesim.costs.links`), and an all-reduce
+    of a large buffer over two nodes takes the ring instead of swapping the buffer once (`pipesim.costs.collectives`).
     """
 
     def __post_init__(self) -> None:

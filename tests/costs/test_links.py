@@ -70,6 +70,23 @@ def test_stages_of_a_whole_node_meet_over_the_network():
     assert describe_hop(hop) == "rank 0 -> 1 over infiniband-hdr: 30.0 us + 188 GB/s"
 
 
+def test_messages_reach_what_their_channels_carry():
+    """One channel of old NCCL 14 GB/s, two fill the card; two of H100 carry 42 of 47 GB/s; AWS: four cards a GPU."""
+    a100, h100 = cluster(2), build_cluster("h100-sxm-80gb", nodes=2)
+    p5 = build_cluster("h100-sxm-80gb", nodes=2, inter_node="efa-p5")
+    for where, old, reached in ((a100, True, 14e9), (a100, False, 23.5e9), (h100, False, 42e9), (p5, True, 42.4e9)):
+        hops = pipeline_hops(where, Layout(16), old_nccl=old)
+        assert 1 / hops.seconds_per_byte[0, 8] == pytest.approx(reached, rel=1e-12)
+        assert hops.port_share[0, 8] == pytest.approx(reached / where.network_bandwidth(1), rel=1e-12)
+        assert hops.port_share[0, 1] == 1
+
+
+def test_cards_that_gpus_share_can_be_slower_than_channels():
+    """Eight GPUs of a node behind one card have 2.9 GB/s each, whatever NCCL does."""
+    hops = pipeline_hops(cluster(2, nics_per_node=1), Layout(2, tensor=8), old_nccl=True)
+    assert hops.port_share[0, 1] == 1
+
+
 def test_with_sequence_parallelism_each_gpu_sends_its_part_over_its_own_card():
     hops = pipeline_hops(cluster(), Layout(4, tensor=8), sequence_parallel=True)
     assert hops.seconds_per_byte[0, 1] == pytest.approx(1 / (8 * 23.5e9), rel=1e-12)

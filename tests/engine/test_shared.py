@@ -218,6 +218,7 @@ def network_of(graph, ports):
         message=np.where(graph.dep_message != NO_MESSAGE, edges, -1),
         dep_ports=(edges[:, None] % count * 2 + pair if ports else np.tile(pair, (len(edges), 1))).astype(np.int32),
         dep_occupied=np.maximum(graph.dep_lag, 0),
+        dep_share=np.where(edges % 2, WHOLE, HALF),
         dep_latency=np.zeros(len(edges), np.int64),
         node_ports=np.where(collective[:, None] & (ports > 0), nodes[:, None] % count * 2 + pair, -1).astype(np.int32),
         node_share=np.where(nodes % 3, WHOLE, HALF),

@@ -155,12 +155,26 @@ def test_models_with_embedding_and_head_run(name, recompute):
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(1, 6), st.integers(1, 12))
 def test_any_costs_have_an_order(data, p, m):
-    """Every stage with times and sizes of its own; the limit is kept in bytes, or else in numbers."""
+    """Every stage with times and sizes of its own; the limit is kept in bytes, or else if all sizes were their mean."""
     times = [data.draw(st.lists(st.integers(0, 9), min_size=2 * p, max_size=2 * p)) for _ in range(3)]
     sizes = [data.draw(st.lists(st.floats(0, 4), min_size=2 * p, max_size=2 * p)) for _ in range(2)]
     costs = StepCosts(*map(np.array, times), data.draw(st.integers(0, 9)), *map(np.array, sizes))
     program = create("zb-v").program(Setting(p, m, costs))
     verify(program)
-    share = costs.activations[:p] + costs.activations[::-1][:p]
-    in_bytes = (held(program, costs) <= p * share * (1 + 1e-6)).all()  # sums of floats
-    assert in_bytes or max(peak_in_flight(program)) <= 2 * p
+    assert within_the_memory_of_1f1b(program, costs) or within_the_memory_of_1f1b(program, costs.averaged())
+
+
+def within_the_memory_of_1f1b(program, costs):
+    """P shares of a micro-batch on every rank, within what sums of floats are off."""
+    ranks = program.placement.ranks
+    share = costs.activations[:ranks] + costs.activations[::-1][:ranks]
+    return bool((held(program, costs) <= ranks * share * (1 + 1e-6)).all())
+
+
+def test_sizes_that_differ_too_much_count_as_their_mean():
+    """Activations of the near stage alone, no weight gradient keeps any: two micro-batches at once instead of one."""
+    nothing, sizes = np.zeros(2, np.int64), np.array([1.0, 0.0])
+    costs = StepCosts(nothing, nothing, np.array([0, 2]), 0, sizes, np.zeros(2))
+    program = create("zb-v").program(Setting(1, 2, costs))
+    assert held(program, costs).tolist() == [2.0]
+    assert held(program, costs.averaged()).tolist() == [1.0]
