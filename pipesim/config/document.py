@@ -33,6 +33,7 @@ class BaseConfig(Section):
 
     _source: str | None = PrivateAttr(default=None)
     _directory: Path = PrivateAttr(default_factory=Path)
+    _implied: str | None = PrivateAttr(default=None)
 
     @property
     def source(self) -> str | None:
@@ -171,9 +172,14 @@ class ClusterConfig(BaseConfig):
         return sections | ({"costs": self.costs.plain()} if self.costs else {})
 
     def notes(self) -> list[str]:
-        """Says when part of the cluster stays idle, or its tensor cores."""
+        """Says when part of the cluster stays idle, or its tensor cores, and which software was taken to be meant."""
         used, there = self.parallelism.gpus, self.cluster.gpus
         notes = [f"the job uses {used} of the cluster's {there} GPUs"] if used < there else []
+        if self._implied and self.costs is None:
+            notes.append(
+                f"zero: 3 without a pipeline is taken to be PyTorch's FSDP, with the settings of {self._implied}; "
+                "training.software names others"
+            )
         scores_kept = not self.training.flash_attention and self.training.precision != "fp32"
         if scores_kept and self.costs is None and not self.build_model().aligned_heads:
             notes.append(

@@ -13,20 +13,34 @@ from pipesim.errors import nearest
 USUAL = "megatron-core"
 """The software whose settings are the defaults of every option."""
 
+FULLY_SHARDED = "torchtitan"
+"""The software that is meant where weights are sharded without a pipeline: PyTorch's FSDP does nearly all of that."""
+
 _SECTIONS = ("training", "simulation")
 
 
 def complete(data: dict[str, Any]) -> dict[str, Any]:
-    """``data``, a config's sections, with what the software that it names does where it says nothing.
+    """``data``, a config's sections, with what the software that it names or implies does where it says nothing.
 
-    Data that names none, or one that is not in the catalog, is returned as it is: checking it finds what is wrong.
+    Data that does neither, or names one that is not in the catalog, is returned as it is: checking it finds what is
+    wrong.
     """
     training = data.get("training")
-    name = training.get("software") if isinstance(training, dict) else None
+    name = (implied(data) or training.get("software")) if isinstance(training, dict) else None
     entry = catalog.load("software").get(name) if isinstance(name, str) else None
     if entry is None:
         return data
-    return {**data, **{section: _filled(data, section, entry) for section in _SECTIONS}}
+    filled = {section: _filled(data, section, entry) for section in _SECTIONS}
+    return {**data, **filled, "training": {"software": name, **filled["training"]}}
+
+
+def implied(data: dict[str, Any]) -> str | None:
+    """The software that a config which names none means: PyTorch's FSDP with ``zero: 3`` on one pipeline rank."""
+    training, parallelism = data.get("training"), data.get("parallelism", {})
+    if not isinstance(training, dict) or not isinstance(parallelism, dict) or "software" in training:
+        return None
+    whole = training.get("zero") == 3 and parallelism.get("pipeline") == 1
+    return FULLY_SHARDED if whole else None
 
 
 def taken_over(given: dict[str, Any], completed: dict[str, Any]) -> list[str]:

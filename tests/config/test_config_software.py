@@ -43,6 +43,50 @@ def test_the_usual_software_is_what_options_are_by_default(cluster: Any) -> None
     )
 
 
+def sharded(cluster: Any, **parallelism: int) -> dict[str, Any]:
+    """Weights in pieces, no software named."""
+    return training(cluster, zero=3, global_batch=96) | {"parallelism": parallelism, "schedule": "1f1b"}
+
+
+def test_weights_in_pieces_without_a_pipeline_are_those_of_fsdp(cluster: Any) -> None:
+    """As if torchtitan had been named, which a note says, and the resolved form."""
+    config = load_config(sharded(cluster, pipeline=1, data=96))
+    named = load_config(sharded(cluster, pipeline=1, data=96), ["training.software=torchtitan"])
+    assert (config.training.fsdp, config.training.attention_version) == (2, 2)
+    assert config.resolved() == named.resolved() == load_config(config.resolved()).resolved()
+    (note,) = config.notes()
+    assert "taken to be PyTorch's FSDP, with the settings of torchtitan" in note
+    assert named.notes() == load_config(config.resolved()).notes() == []
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "changes"),
+    [
+        ({"pipeline": 2, "data": 48}, []),
+        ({"pipeline": 1, "data": 96}, ["training.zero=2"]),
+        ({"pipeline": 1, "data": 96}, ["training.software=megatron-core"]),
+    ],
+)
+def test_other_configs_imply_no_software(cluster: Any, parallelism: Any, changes: list[str]) -> None:
+    """Pipelines, whole weights, and those that name one."""
+    config = load_config(sharded(cluster, **parallelism), changes)
+    assert (config.training.software, config.training.fsdp) == ("megatron-core", 0)
+    assert config.notes() == []
+
+
+def test_what_a_config_says_goes_before_what_is_implied(cluster: Any) -> None:
+    """As with software that is named."""
+    config = load_config(sharded(cluster, pipeline=1, data=96), ["training.attention_version=3"])
+    assert (config.training.attention_version, config.training.software) == (3, "torchtitan")
+
+
+@pytest.mark.parametrize("wrong", [{"parallelism": "many"}, {"parallelism": {"pipeline": "one"}}, {"training": 3}])
+def test_implied_software_hides_no_mistakes(cluster: Any, wrong: Any) -> None:
+    """They are said as ever."""
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        load_config(sharded(cluster, pipeline=1, data=96) | wrong)
+
+
 def test_it_can_be_chosen_on_the_command_line(cluster: Any) -> None:
     """As any other setting."""
     config = load_config(training(cluster), ["training.software=nemo"])

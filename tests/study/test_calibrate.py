@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from torch_needed import needs_torch
+from torch_needed import has_torch, needs_torch
 
 import pipesim
 from pipesim.calibration.samples import Samples
@@ -20,6 +21,20 @@ from pipesim.interop import torch_runtime
 from pipesim.ir.timeline import to_picoseconds
 
 MICROBATCHES = 6
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on cores which other tests keep busy take a hundred times as long."""
+    if not has_torch():
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def config(**sections: Any) -> dict[str, Any]:
