@@ -101,8 +101,15 @@ def _software_text(name: str, entry: Mapping[str, Any]) -> str:
     sections = {section: entry.get(section, {}) for section in ("training", "simulation")}
     given = [f"{section}.{key}: {_yaml(value)}" for section, keys in sections.items() for key, value in keys.items()]
     settings = ", ".join(given) or "what every option is by default"
-    lines = [f"{name}: {entry['for']}", _hanging("settings", settings), _hanging("source", _one_line(entry["source"]))]
-    return "\n".join(lines)
+    lines = [f"{name}: {entry['for']}", _hanging("settings", settings)]
+    meanings = [
+        f"training.{key}: {word} is {meaning}"
+        for key, words in entry.get("means", {}).items()
+        for word, meaning in words.items()
+    ]
+    if meanings:
+        lines.append(_hanging("meanings", ", ".join(meanings)))
+    return "\n".join([*lines, _hanging("source", _one_line(entry["source"]))])
 
 
 def _yaml(value: object) -> str:

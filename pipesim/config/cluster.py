@@ -115,7 +115,7 @@ class Training(Section):
     """What one step does, as in `pipesim.workload.training.Training`.
 
     ``software`` names the framework whose settings are the defaults of everything below, and of ``simulation.p2p``;
-    without a name it is `torchtitan` for ``zero: 3`` on one pipeline rank, `megatron-core` otherwise.
+    without a name it is `pytorch-fsdp` for ``zero: 3`` on one pipeline rank, `megatron-core` otherwise.
     Batches are counted in sequences; ``global_batch`` is over all replicas. ``sequence_parallel`` defaults to
     true when tensor > 1. ``partition`` has the layers of each stage, or says how to choose them: ``even``, the default,
     with the ends short where layers do not divide; ``ends-short``, one layer less on the first and the last stage than

@@ -177,7 +177,7 @@ class ClusterConfig(BaseConfig):
         notes = [f"the job uses {used} of the cluster's {there} GPUs"] if used < there else []
         if self._implied and self.costs is None:
             notes.append(
-                f"zero: 3 without a pipeline is taken to be PyTorch's FSDP, with the settings of {self._implied}; "
+                f"zero: 3 without a pipeline is taken to be PyTorch's FSDP (software: {self._implied}); "
                 "training.software names others"
             )
         scores_kept = not self.training.flash_attention and self.training.precision != "fp32"

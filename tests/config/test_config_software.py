@@ -8,6 +8,7 @@ import pytest
 
 from pipesim import catalog
 from pipesim.config import load_config
+from pipesim.config.software import complete, taken_over
 from pipesim.errors import ConfigError
 
 NAMES = catalog.names("software")
@@ -49,35 +50,72 @@ def sharded(cluster: Any, **parallelism: int) -> dict[str, Any]:
 
 
 def test_weights_in_pieces_without_a_pipeline_are_those_of_fsdp(cluster: Any) -> None:
-    """As if torchtitan had been named, which a note says, and the resolved form."""
+    """As if it had been named, which a note says, and the resolved form."""
     config = load_config(sharded(cluster, pipeline=1, data=96))
-    named = load_config(sharded(cluster, pipeline=1, data=96), ["training.software=torchtitan"])
+    named = load_config(sharded(cluster, pipeline=1, data=96), ["training.software=pytorch-fsdp"])
     assert (config.training.fsdp, config.training.attention_version) == (2, 2)
     assert config.resolved() == named.resolved() == load_config(config.resolved()).resolved()
     (note,) = config.notes()
-    assert "taken to be PyTorch's FSDP, with the settings of torchtitan" in note
+    assert "taken to be PyTorch's FSDP (software: pytorch-fsdp)" in note
     assert named.notes() == load_config(config.resolved()).notes() == []
 
 
 @pytest.mark.parametrize(
-    ("parallelism", "changes"),
+    ("parallelism", "change"),
     [
-        ({"pipeline": 2, "data": 48}, []),
-        ({"pipeline": 1, "data": 96}, ["training.zero=2"]),
-        ({"pipeline": 1, "data": 96}, ["training.software=megatron-core"]),
+        ({"pipeline": 2, "data": 48}, "training.zero=3"),
+        ({"pipeline": 1, "data": 96}, "schedule=breadth-first"),
+        ({"pipeline": 1, "data": 96}, "schedule={name: breadth-first}"),
+        ({"pipeline": 1, "data": 96}, "training.zero=2"),
+        ({"pipeline": 1, "data": 96}, "training.software=megatron-core"),
+        ({"pipeline": 1, "tensor": 8}, "training.zero=3"),
     ],
 )
-def test_other_configs_imply_no_software(cluster: Any, parallelism: Any, changes: list[str]) -> None:
-    """Pipelines, whole weights, and those that name one."""
-    config = load_config(sharded(cluster, **parallelism), changes)
+def test_other_configs_imply_no_software(cluster: Any, parallelism: Any, change: str) -> None:
+    """Pipelines, breadth-first, whole weights, those that name one, those without replicas."""
+    config = load_config(sharded(cluster, **parallelism), [change])
     assert (config.training.software, config.training.fsdp) == ("megatron-core", 0)
-    assert config.notes() == []
+    assert not any("FSDP" in note for note in config.notes())
+
+
+def test_context_parallel_replicas_share_weights_too(cluster: Any) -> None:
+    """Which FSDP cuts over both."""
+    config = load_config(sharded(cluster, pipeline=1, context=8, tensor=8))
+    assert config.training.software == "pytorch-fsdp"
 
 
 def test_what_a_config_says_goes_before_what_is_implied(cluster: Any) -> None:
     """As with software that is named."""
     config = load_config(sharded(cluster, pipeline=1, data=96), ["training.attention_version=3"])
-    assert (config.training.attention_version, config.training.software) == (3, "torchtitan")
+    assert (config.training.attention_version, config.training.software) == (3, "pytorch-fsdp")
+
+
+@pytest.mark.parametrize(
+    ("given", "flash", "meant"),
+    [
+        ("selective", True, "per-op"),
+        ("full", True, "full-early-stop"),
+        ("none", True, "none"),
+        ("pointwise", True, "pointwise"),
+        ("selective", False, "selective"),
+    ],
+)
+def test_recomputation_means_what_it_does_in_pytorch(cluster: Any, given: str, flash: bool, meant: str) -> None:
+    """torchtitan's words, where no scores are kept, which Megatron's are about."""
+    for software in ({}, {"software": "torchtitan"}):
+        data = sharded(cluster, pipeline=1, data=96)
+        data["training"] |= {"recompute": given, "flash_attention": flash, **software}
+        config = load_config(data)
+        assert config.training.recompute == meant
+        assert load_config(config.resolved()).training.recompute == meant
+
+
+def test_what_was_put_in_other_words_counts_as_filled_in(cluster: Any) -> None:
+    """So that an error about it says where the word comes from."""
+    data = training(cluster, software="torchtitan", recompute="selective", zero=3)
+    found = taken_over(data, complete(data))
+    assert "training.recompute" in found
+    assert "training.zero" not in found
 
 
 @pytest.mark.parametrize("wrong", [{"parallelism": "many"}, {"parallelism": {"pipeline": "one"}}, {"training": 3}])
