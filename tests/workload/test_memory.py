@@ -200,6 +200,15 @@ def test_recomputation_repeats_what_is_between_operations(recompute):
     assert whole[1] - whole[0] == model.sequence * 3 * 2 * model.ffn
 
 
+def test_pointwise_recomputation_repeats_norms_op_by_op_with_all_that_is_between():
+    """What stays is what stays of fused layers."""
+    model = model_from_catalog("llama-3-70b")
+    fused = Training(recompute="pointwise")
+    apart = replace(fused, fused_kernels=False, fused_norms=False)
+    kept = [layer_activations(model, False, each, Shard()) for each in (fused, apart)]
+    assert kept[0] == kept[1]
+
+
 def test_a_loss_op_by_op_works_in_fp32_arrays_of_the_logits():
     """Two beside the log-softmax, three where the vocabulary is split; fused: gradients of logits and projection."""
     model = model_from_catalog("llama-3-8b")
