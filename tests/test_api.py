@@ -204,6 +204,8 @@ def test_every_hop_and_group_knows_its_link():
     assert [(hop["from"], hop["to"]) for hop in links["hops"]] == [(r, (r + 1) % 12) for r in range(12)]
     assert {hop["link"] for hop in links["hops"]} == {"infiniband-hdr"}
     assert links["groups"] == {"tensor": {"size": 8, "nodes": 1, "link": "nvlink3"}}
+    new = pipesim.simulate(pipesim.load(MAIN, ["training.old_nccl=false"])).metrics["links"]["hops"]
+    assert {hop["bandwidth_bytes_per_s"] > links["hops"][0]["bandwidth_bytes_per_s"] for hop in new} == {True}
     shared = pipesim.load(
         MAIN, ["parallelism={pipeline: 24, tensor: 4}", "schedule.chunks=2", "training.global_batch=24"]
     )

@@ -2,9 +2,9 @@
 
 Transfers are fluid flows, as in flow-level network simulators (Velho et al., "On the validity of flow-level TCP
 network models", ACM TOMACS 23(4), 2013). Whenever one starts or ends, the rates of all that it shares ports with,
-directly or through others, are solved anew (`max_min`). A flow never runs faster than alone: a message at most at
-its port's full rate, a collective at the share of it that its price says. Rates and remaining work are exact
-fractions; a flow ends at the first whole picosecond at which all of it is through, and gives back its share then.
+directly or through others, are solved anew (`max_min`). A flow never runs faster than alone: at most at the share of
+its ports that its price says. Rates and remaining work are exact fractions; a flow ends at the first whole picosecond
+at which all of it is through, and gives back its share then.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A transfer starts once its ports are free and no transfer that asked earlier waits for either of them; requests of
 the same moment are served by rank, then by token. Latency occupies nothing, so back-to-back transfers overlap in
-it. A collective that alone uses half a port occupies it for half of its time.
+it. What alone uses half a port, as a collective or a message can, occupies it for half of its time.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 An exchange is everything that a rank sends and receives between two compute ops, posted as one batch. Its
 messages start together, so those through the same port (the network card or NVLink port of `Hops`) share it: each
-is there when all of them are. Different exchanges do not disturb each other; the networks `fifo` and `fair` are
-for that.
+is there when all of them are, or, where together they cannot fill the port, as soon as alone. Different exchanges do
+not disturb each other; the networks `fifo` and `fair` are for that.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class Exchanges:
         """How much longer each of ``edges`` takes than a message alone; ``occupied`` is per dependency of the graph,
         ``ends`` per hop.
         """
-        own = np.empty(len(self.hop), np.int64)
+        hops, own = costs.hops, np.empty(len(self.hop), np.int64)
         own[self.message] = occupied[self.edges]
-        sent = _together(self.sending, costs.hops.send_port[ends].ravel()[self.hop], own)
-        received = _together(self.receiving, costs.hops.receive_port[ends].ravel()[self.hop], own)
-        waits: Picoseconds = (np.maximum(sent, received) - own)[self.message]
+        whole = np.ceil(own * hops.port_share[ends].ravel()[self.hop]).astype(np.int64)
+        sent = _together(self.sending, hops.send_port[ends].ravel()[self.hop], whole)
+        received = _together(self.receiving, hops.receive_port[ends].ravel()[self.hop], whole)
+        waits: Picoseconds = np.maximum(np.maximum(sent, received) - own, 0)[self.message]
         return waits
 
 
@@ -67,7 +68,7 @@ def exchanges_of(graph: OpGraph, hops: Nodes) -> Exchanges | None:
 
 
 def _together(exchange: Nodes, port: Ranks, occupied: Picoseconds) -> Picoseconds:
-    """For every message, the sum over those of the same exchange and port."""
+    """For every message, the sum over those of the same exchange and port; ``occupied``: as if each had it whole."""
     ports = int(port.max(initial=0)) + 1
     group = np.unique(exchange * ports + port, return_inverse=True)[1]
     total = np.zeros(int(group.max(initial=0)) + 1, np.int64)

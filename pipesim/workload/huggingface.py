@@ -57,6 +57,7 @@ _LLAMA_KEYS = (
     "max_position_embeddings",
 )  # fmt: skip
 _OPTIONAL = ("n_inner", "n_shared_experts", "moe_intermediate_size", "shared_expert_intermediate_size")
+_GELU_FORMULA = "gelu_new"
 _NEEDED = {"gpt2": ("n_embd", "n_layer", "n_head", "vocab_size", "n_positions")}
 
 
@@ -141,7 +142,7 @@ def _gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
         "sequence": config["n_positions"],
         "positions": config["n_positions"],
         "tied_embeddings": bool(config.get("tie_word_embeddings", True)),
-        "gelu_formula": config.get("activation_function", "gelu_new") == "gelu_new",
+        "gelu_formula": config.get("activation_function", _GELU_FORMULA) == _GELU_FORMULA,
     }
 
 
@@ -150,6 +151,7 @@ def _gpt_neox(config: Mapping[str, Any]) -> dict[str, Any]:
         **_common(config),
         "positions": 0,
         "tied_embeddings": bool(config.get("tie_word_embeddings", False)),
+        "gelu_formula": config.get("hidden_act") == _GELU_FORMULA,
     }
 
 
@@ -160,5 +162,6 @@ def _bert(config: Mapping[str, Any]) -> dict[str, Any]:
         "token_types": config.get("type_vocab_size", 2),
         "causal": False,
         "head": "bert",
+        "gelu_formula": config.get("hidden_act") == _GELU_FORMULA,
         "tied_embeddings": bool(config.get("tie_word_embeddings", True)),
     }

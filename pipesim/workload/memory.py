@@ -119,7 +119,12 @@ def _normed(residual: float, training: Training, shard: Shard) -> float:
 
 def _inside_norms(model: Model, training: Training, shard: Shard) -> float:
     """Bytes that both norms keep between their operations, where they are more than one."""
-    return 2 * norm_bytes(model, training) * layer_input(model, training, shard) / training.element_bytes
+    return 2 * _inside_norm(model, training, shard)
+
+
+def _inside_norm(model: Model, training: Training, shard: Shard) -> float:
+    """The same of one norm of the residual stream."""
+    return norm_bytes(model, training) * layer_input(model, training, shard) / training.element_bytes
 
 
 def _product_input(size: float, training: Training) -> float:
@@ -164,16 +169,18 @@ def head_transient(model: Model, training: Training, shard: Shard) -> float:
 
 
 def attention_inputs(model: Model, training: Training, shard: Shard) -> float:
-    """Queries, keys and values: 6 s b h in GPT; latents too in MLA."""
+    """Queries, keys and values: 6 s b h in GPT; latents too in MLA, and what their norms keep between operations."""
     groups = max(model.kv_heads / shard.tensor, 1.0)
     heads = model.heads / shard.tensor
     if model.mla:
         groups = heads
     features = heads * model.query_key_dim + groups * (model.query_key_dim + model.value_dim)
+    between = 0.0
     if model.mla:  # each latent before and after its norm; the rotary part of the keys once
-        latents = 2 * (model.mla.query_rank + model.mla.kv_rank) + model.mla.rope
-        features += latents / shard.sequence_ways
-    return training.element_bytes * tokens(model, training, shard) * features
+        latents = model.mla.query_rank + model.mla.kv_rank
+        features += (2 * latents + model.mla.rope) / shard.sequence_ways
+        between = norm_bytes(model, training) * tokens(model, training, shard) * latents / shard.sequence_ways
+    return training.element_bytes * tokens(model, training, shard) * features + between
 
 
 def attention_output(model: Model, training: Training, shard: Shard) -> float:
@@ -254,12 +261,13 @@ def embedding_activations(model: Model, training: Training, shard: Shard) -> flo
 
 def head_activations(model: Model, training: Training, shard: Shard) -> float:
     """Input of the final norm, input of the projection and fp32 logits: 4 s b h (1 + V/h) / t
-    (arXiv 2205.05198, section 4.3), and BERT's transform before them.
+    (arXiv 2205.05198, section 4.3), and BERT's transform before them; what is between the norm's operations.
     """
     if model.head == "none":
         return 0.0
     count = tokens(model, training, shard)
     inputs = (len(head_matrices(model)) + 1) * layer_input(model, training, shard)
+    inputs += _inside_norm(model, training, shard)
     return inputs + _LOGIT * count * model.vocab / shard.tensor
 
 

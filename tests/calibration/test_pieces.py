@@ -158,6 +158,17 @@ def test_a_norm_op_by_op_keeps_what_is_counted(precision, kept):
     assert extra + 2 * here.training.element_bytes == apart
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("shard", SHARDS, ids=str)
+def test_a_head_op_by_op_keeps_what_is_counted(shard, precision):
+    """1 %: statistics of the norm and of the loss."""
+    here = local(LLAMA, shard, precision=precision, fused_kernels=False, fused_norms=False)
+    head = Block(here, Head(here))
+    head.forward()
+    expected = memory.head_activations(LLAMA, here.training, shard)
+    assert Cpu().kept_bytes(head.leave) == pytest.approx(expected, rel=0.01)
+
+
 def test_a_norm_of_one_kernel_keeps_no_more():
     """Of Llama with a kernel of its own, of GPT, and of everything that is fused."""
     assert eager.norm_bytes(LLAMA, Training(fused_kernels=False)) == 0

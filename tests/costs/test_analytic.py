@@ -37,6 +37,19 @@ def test_a_stage_is_the_sum_of_its_layers_and_ends():
     assert forward[7] == pytest.approx(inner + head.forward.seconds, rel=1e-12)
 
 
+def test_old_nccl_slows_what_leaves_a_node():
+    """Gradients of two nodes; partial sums of tensor parallelism over two; the ring of context parallelism."""
+    for layout, seconds, training in (
+        (Layout(1, tensor=2, data=8), lambda times: times.reduce_grad, {"zero": 0}),
+        (Layout(1, tensor=16), lambda times: times.forward, {"sequence_parallel": False}),
+        (Layout(1, context=16), lambda times: times.forward, {"flash_attention": True}),
+    ):
+        new, old = (
+            costs(layout=layout, training=replace(EAGER, old_nccl=old, **training), stages=1) for old in (False, True)
+        )
+        assert seconds(old.times)[0] > seconds(new.times)[0]
+
+
 def test_an_explicit_partition_moves_layers_between_stages():
     even, uneven = costs(), costs(layers_per_stage=[11, 13, 12, 12, 12, 12, 12, 12])
     per_layer = even.times.forward[3] / 12

@@ -81,6 +81,22 @@ def test_messages_reach_what_their_channels_carry():
         assert hops.port_share[0, 1] == 1
 
 
+def test_the_slower_end_counts():
+    """Three GPUs of a rank share a card of their node, of rank 2 only two: 2 -> 3 is as slow as 3 -> 2."""
+    where = cluster(2, nics_per_node=1)
+    hops = pipeline_hops(where, Layout(4, tensor=3), scatter_gather=False)
+    assert 1 / hops.seconds_per_byte[[2, 3], [3, 2]] == pytest.approx([where.network_bandwidth(3)] * 2, rel=1e-12)
+    assert hops.port_share[[2, 3], [3, 2]].tolist() == [1, 1]
+
+
+def test_hops_for_people_are_those_that_are_priced():
+    """With the NCCL of the run: eight channels of 14 GB/s, or eight cards of 23.5."""
+    speeds = [
+        1 / hop_table(cluster(2), Layout(2, tensor=8), False, True, old)[0].seconds_per_byte for old in (True, False)
+    ]
+    assert speeds == pytest.approx([8 * 14e9, 8 * 23.5e9], rel=1e-12)
+
+
 def test_cards_that_gpus_share_can_be_slower_than_channels():
     """Eight GPUs of a node behind one card have 2.9 GB/s each, whatever NCCL does."""
     hops = pipeline_hops(cluster(2, nics_per_node=1), Layout(2, tensor=8), old_nccl=True)

@@ -264,12 +264,12 @@ def test_transfers_that_share_nothing_are_as_on_the_ideal_network(engine, graph)
         assert found.arrival.tolist() == ideal.arrival.tolist()
 
 
-def three_messages(engine, hop_s, seconds_per_byte):
+def three_messages(engine, hop_s, seconds_per_byte, share=1.0):
     """Arrivals of GPipe on two ranks whose ops take no time, so that three messages of 10 bytes leave at once."""
     program = create("gpipe").program(Setting(2, 3))
     priced = costs(program, 0, 0, 0, hop_s)
     sizes = replace(priced.sizes, message=np.full(2, 10.0))
-    hops = replace(priced.hops, seconds_per_byte=np.full((2, 2), seconds_per_byte))
+    hops = replace(priced.hops, seconds_per_byte=np.full((2, 2), seconds_per_byte), port_share=np.full((2, 2), share))
     priced = replace(priced, sizes=sizes, hops=hops)
     graph = bind(lower(program, priced), priced)
     found = event.run(graph) if engine is event else engine.run(graph, traffic(graph, priced))
@@ -280,6 +280,24 @@ def three_messages(engine, hop_s, seconds_per_byte):
 def test_three_messages_at_once(engine, expected):
     """10 each, and a latency of 4: together, one after the other, or each at a third of the rate."""
     assert three_messages(engine, hop_s=4, seconds_per_byte=1e-12) == expected
+
+
+@pytest.mark.parametrize(
+    ("engine", "share", "expected"),
+    [
+        (event, 0.5, [14, 14, 14]),
+        (fifo, 0.5, [14, 19, 24]),
+        (fair, 0.5, [19, 19, 19]),
+        (fair, 0.25, [14, 14, 14]),
+        (fifo, 0.6, [14, 21, 28]),
+        (fair, 0.6, [23, 23, 23]),
+    ],
+)
+def test_three_messages_that_fill_a_part_of_their_port(engine, share, expected):
+    """Alone 10 each, and a latency of 4. Of 0.6, rounded up in 1024ths, 6.01 are whole picoseconds later 7 of the port
+    one after the other, and 18.02 at thirds 19.
+    """
+    assert three_messages(engine, hop_s=4, seconds_per_byte=1e-12, share=share) == expected
 
 
 def test_the_ends_of_a_blocking_transfer_share_one_message():

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import pipesim
 from pipesim.costs.unit import unit_costs
-from pipesim.engine import compiled, event
+from pipesim.engine import compiled, event, fair
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import looped, vee
 from pipesim.ir.program import Program
 from pipesim.ir.verify import verify
-from pipesim.lowering.bind import bind
+from pipesim.lowering.bind import bind, traffic
 from pipesim.lowering.lower import Lowering, lower
 from pipesim.schedules import create
 from pipesim.schedules.base import Setting
@@ -78,6 +78,19 @@ def test_messages_of_one_exchange_share_their_port():
     graph = bind(lower(program, shared, PAIRS), shared)
     lags = sorted(set(np.unique(graph.dep_lag).tolist()) - {0})
     assert lags == [10**11, 2 * 10**11]
+
+
+@pytest.mark.parametrize(("share", "together"), [(1.0, 2.0), (0.75, 1.5), (0.5, 1.0), (0.25, 1.0)])
+def test_two_messages_that_leave_room_in_their_port_wait_for_less(share, together):
+    """Each needs 0.1 s alone, and so much of the port; two take what the port needs for both, as on a fair network."""
+    program = create("interleaved-1f1b", chunks=2).program(Setting(2, 4))
+    whole = costs(program, seconds_per_byte=0.1)
+    partial = replace(whole, hops=replace(whole.hops, port_share=np.full((2, 2), share)))
+    graph = lower(program, partial, PAIRS)
+    bound = bind(graph, partial)
+    assert set(bound.dep_lag.tolist()) == {10**11, round(together * 10**11)}
+    shared = fair.run(bind(graph, partial), traffic(graph, partial))
+    assert event.run(bound).makespan == shared.makespan
 
 
 @st.composite

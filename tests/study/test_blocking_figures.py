@@ -65,30 +65,32 @@ def interleaving_cost(interleaved, plain):
 
 
 def test_without_scatter_gather_interleaving_is_slower():
-    """Measured 10 to 11.5 % at every batch, predicted 11.4 to 11.7: messages of 50 MB through one channel of NCCL."""
+    """Measured 10 to 11.5 % at every batch, predicted 7.8 to 11.1: messages of 50 MB through one channel of NCCL. Two
+    that leave together fill the network card, which a channel cannot.
+    """
     measured, predicted = losses(INTERLEAVED, WITHOUT_SCATTER_GATHER), losses(rates(), rates(scatter_gather=False))
     assert mean(measured) == pytest.approx(0.109, abs=0.001)
-    assert mean(predicted) == pytest.approx(0.115, abs=0.002)
+    assert mean(predicted) == pytest.approx(0.088, abs=0.002)
 
 
 @pytest.mark.parametrize(
     ("p2p", "scatter_gather", "measured", "predicted"),
     [
-        ("blocking", True, 0.058, 0.036),
-        ("blocking", False, 0.173, 0.155),
+        ("blocking", True, 0.058, 0.029),
+        ("blocking", False, 0.173, 0.120),
         ("overlapped", True, 0.058, 0.018),
         ("overlapped", False, 0.173, 0.064),
     ],
 )
 def test_what_interleaving_costs_beside_its_bubble(p2p, scatter_gather, measured, predicted):
-    """Blocking exchanges explain most of what was measured, with and without scatter/gather; overlapped a third."""
+    """Blocking exchanges explain half of what was measured, two thirds without scatter/gather; overlapped a third."""
     published = INTERLEAVED if scatter_gather else WITHOUT_SCATTER_GATHER
     assert interleaving_cost(published, PLAIN) == pytest.approx(measured, abs=0.001)
     simulated = interleaving_cost(rates(p2p, scatter_gather), rates(p2p, chunks=1))
     assert simulated == pytest.approx(predicted, abs=0.004)
 
 
-@pytest.mark.parametrize(("scatter_gather", "low", "high"), [(True, 0.01, 0.03), (False, 0.03, 0.12)])
+@pytest.mark.parametrize(("scatter_gather", "low", "high"), [(True, 0.01, 0.03), (False, 0.025, 0.08)])
 def test_blocking_matters_more_the_slower_the_messages(scatter_gather, low, high):
     """What transfers beside the computation would save."""
     blocked, beside = (rates(p2p, scatter_gather) for p2p in ("blocking", "overlapped"))

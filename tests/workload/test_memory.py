@@ -176,6 +176,17 @@ def test_layers_op_by_op_keep_what_is_between_their_operations():
     assert more == model.sequence * (8 * model.hidden + 2 * model.ffn)
 
 
+def test_norms_of_latents_and_of_the_head_op_by_op_keep_their_inputs_in_fp32_too():
+    """4 bytes for every element that a norm reads: 2 h and both latents in a layer, h in the head."""
+    model = model_from_catalog("deepseek-v3")
+    fused, apart = Training(fused_kernels=False), Training(fused_kernels=False, fused_norms=False)
+    more = layer_activations(model, False, apart, Shard()) - layer_activations(model, False, fused, Shard())
+    assert more == 4 * model.sequence * (2 * model.hidden + model.mla.query_rank + model.mla.kv_rank)
+    ways = Shard(8, sequence_parallel=True)
+    head = head_activations(model, apart, ways) - head_activations(model, fused, ways)
+    assert head == 4 * model.sequence * model.hidden / 8
+
+
 @pytest.mark.parametrize("recompute", ["pointwise", "full", "full-early-stop", "per-op", "without-attention"])
 def test_recomputation_repeats_what_is_between_operations(recompute):
     """What stays does not depend on whether kernels are fused; what comes back does."""
@@ -187,6 +198,15 @@ def test_recomputation_repeats_what_is_between_operations(recompute):
     assert kept[1] - kept[0] == model.sequence * last
     whole = [layer_working_set(model, False, each, Shard()) for each in (fused, apart)]
     assert whole[1] - whole[0] == model.sequence * 3 * 2 * model.ffn
+
+
+def test_pointwise_recomputation_repeats_norms_op_by_op_with_all_that_is_between():
+    """What stays is what stays of fused layers."""
+    model = model_from_catalog("llama-3-70b")
+    fused = Training(recompute="pointwise")
+    apart = replace(fused, fused_kernels=False, fused_norms=False)
+    kept = [layer_activations(model, False, each, Shard()) for each in (fused, apart)]
+    assert kept[0] == kept[1]
 
 
 def test_a_loss_op_by_op_works_in_fp32_arrays_of_the_logits():

@@ -53,6 +53,15 @@ def test_gpt2_has_a_formula_of_gelu_unless_it_names_another(named, formula):
     assert model_from_huggingface({**config, "n_positions": 1024, **named}).gelu_formula is formula
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt_neox"])
+@pytest.mark.parametrize(("named", "formula"), [({}, False), ({"hidden_act": "gelu_new"}, True)], ids=str)
+def test_other_families_have_it_if_they_name_it(family, named, formula):
+    """BertConfig and GPTNeoXConfig: hidden_act="gelu"."""
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+    config = dict.fromkeys((*sizes, "max_position_embeddings"), 8)
+    assert model_from_huggingface({"model_type": family, **config, **named}).gelu_formula is formula
+
+
 def test_qwen2_has_biases_on_queries_keys_and_values_only():
     """Qwen2-7B's checkpoint has 7,615,616,512 parameters."""
     config = {
