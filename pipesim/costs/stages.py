@@ -72,7 +72,7 @@ class StageActivations:
         total = self._layers(memory.layer_activations, stage)
         if stage.embedding:
             total += memory.embedding_activations(self.model, self.training, self.shard)
-        return total + self._kept_by_head(stage)
+        return total + self._kept_by_head(stage) + self._kept_by_runtime(stage)
 
     def for_weight_grad(self, stage: Stage) -> float:
         """What W still needs after I. Under recomputation this can be more than the forward kept."""
@@ -95,6 +95,15 @@ class StageActivations:
 
     def _kept_by_head(self, stage: Stage) -> float:
         return memory.head_activations(self.model, self.training, self.shard) if stage.head else 0.0
+
+    def _kept_by_runtime(self, stage: Stage) -> float:
+        """The logits, which a loss op by op does not need again, and which pipelines in PyTorch hold until the backward
+        like any stage's output (torch/distributed/pipelining/stage.py, `fwd_cache`). Other outputs are kept anyway.
+        """
+        alone = stage.embedding and stage.head
+        if alone or not stage.head or self.training.fused_loss or self.model.head == "none":
+            return 0.0
+        return memory.logits(self.model, self.training, self.shard)
 
     def _returned(self, mixture: bool) -> float:
         arguments = (self.model, mixture, self.training, self.shard)

@@ -37,6 +37,17 @@ def test_a_stage_is_the_sum_of_its_layers_and_ends():
     assert forward[7] == pytest.approx(inner + head.forward.seconds, rel=1e-12)
 
 
+def test_pipelines_in_pytorch_hold_logits_until_the_backward():
+    """Of a loss op by op, 2 s b V bytes over tensor parallelism, on the last of several stages."""
+    for stages, held in ((8, 2 * GPT3.sequence * GPT3.vocab / 8), (1, 0)):
+        fused, apart = (
+            costs(layout=Layout(stages, tensor=8), stages=stages, training=replace(EAGER, fused_loss=how))
+            for how in (True, False)
+        )
+        more = apart.sizes.activations - fused.sizes.activations
+        assert more.tolist() == [0.0] * (stages - 1) + [held]
+
+
 def test_old_nccl_slows_what_leaves_a_node():
     """Gradients of two nodes; partial sums of tensor parallelism over two; the ring of context parallelism."""
     for layout, seconds, training in (
