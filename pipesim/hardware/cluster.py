@@ -31,6 +31,7 @@ class Link:
     ``bandwidth`` is per GPU inside a node and per network card between nodes. ``catalog_name`` is the entry
     whose measured tables hold for this link, None for one that is given inline. ``duplex``: bytes/s in each direction
     while both are busy; the same as in one when None. ``startup``: (bytes, seconds to start) by size, where measured.
+    ``stated``: whether the bandwidth is a config's own.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Link:
     catalog_name: str | None = None
     duplex: float | None = None
     startup: tuple[tuple[float, float], ...] = ()
+    stated: bool = False
 
     def start_s(self, size_bytes: float) -> float:
         """Seconds of a transfer beside ``size_bytes / bandwidth``: between measured sizes linear in their logarithm."""
@@ -88,8 +90,11 @@ class Cluster:
 
     def message_bandwidth(self, concurrent: int, channels: int) -> float:
         """The same for messages, which NCCL sends through so many ``channels``, or through one for every card of a GPU
-        where these are more (NVIDIA/nccl src/graph/paths.cc, `ncclTopoGetNchannels`).
+        where these are more (NVIDIA/nccl src/graph/paths.cc, `ncclTopoGetNchannels`). A bandwidth that a config states
+        is what messages reach.
         """
+        if self.inter_node.stated:
+            return self.network_bandwidth(concurrent)
         used = max(channels, self.nics_per_node // self.gpus_per_node)
         return min(self.network_bandwidth(concurrent), used * self.gpu.network_channel)
 
@@ -192,6 +197,7 @@ def _inline_link(value: Mapping[str, Any], path: str, problems: list[Problem]) -
         bandwidth=fields.quantity("bandwidth", "bytes_per_s", base.get("bandwidth")),
         kind=kind,  # type: ignore[arg-type]
         duplex=None if duplex is None else fields.quantity("duplex", "bytes_per_s", duplex),
+        stated="bandwidth" in value,
     )
 
 

@@ -97,6 +97,22 @@ def test_hops_for_people_are_those_that_are_priced():
     assert speeds == pytest.approx([8 * 14e9, 8 * 23.5e9], rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("given", "reached"),
+    [
+        ({"bandwidth": "100 GB/s", "latency": "5 us"}, 100e9),
+        ({"base": "infiniband-ndr", "bandwidth": "45 GB/s"}, 45e9),
+        ({"base": "infiniband-ndr", "latency": "5 us"}, 42e9),
+    ],
+)
+def test_messages_reach_the_bandwidth_that_a_config_states(given, reached):
+    """Whatever NCCL does; one of the catalog is what collectives reach."""
+    where = build_cluster("h100-sxm-80gb", nodes=2, inter_node={**given, "nics_per_node": 8})
+    for old in (False, True) if "bandwidth" in given else (False,):
+        hops = pipeline_hops(where, Layout(16), old_nccl=old)
+        assert 1 / hops.seconds_per_byte[0, 8] == pytest.approx(reached, rel=1e-12)
+
+
 def test_cards_that_gpus_share_can_be_slower_than_channels():
     """Eight GPUs of a node behind one card have 2.9 GB/s each, whatever NCCL does."""
     hops = pipeline_hops(cluster(2, nics_per_node=1), Layout(2, tensor=8), old_nccl=True)
