@@ -20,7 +20,7 @@ def accuracy(arguments: argparse.Namespace) -> int:
     from pipesim.study.accuracy import accuracy as compare_all
 
     with progress("simulating published runs") as report:
-        found = compare_all(arguments.source, progress=report)
+        found = compare_all(arguments.source, overrides=arguments.overrides, progress=report)
     if arguments.json != STANDARD_OUTPUT:
         _print(found, arguments.rows)
     if arguments.json:

@@ -101,9 +101,13 @@ def _command(subparsers: _Subparsers, name: str, module: str, summary: str) -> _
 
 def _add_config(parser: _Parser, many: bool = False) -> None:
     parser.add_argument("config", metavar="CONFIG", nargs="+" if many else None, help="a YAML file")
+    _add_set(parser, "the config")
+
+
+def _add_set(parser: _Parser, what: str) -> None:
     parser.add_argument(
         "--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
-        help="change one value of the config, such as schedule.chunks=2 (repeatable)",
+        help=f"change one value of {what}, such as schedule.chunks=2 (repeatable)",
     )  # fmt: skip
 
 
@@ -270,6 +274,7 @@ def _accuracy(subparsers: _Subparsers) -> _Parser:
         "--source", metavar="NAME", action="append",
         help="only this source of measurements (repeatable)",
     )  # fmt: skip
+    _add_set(parser, "every run's config")
     parser.add_argument("--rows", action="store_true", help="list every row, not only summaries")
     _add_json(parser)
     parser.add_argument("--plot", metavar="FILE", type=_file(FIGURES), help="draw predicted against measured")

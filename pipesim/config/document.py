@@ -33,7 +33,7 @@ class BaseConfig(Section):
 
     _source: str | None = PrivateAttr(default=None)
     _directory: Path = PrivateAttr(default_factory=Path)
-    _implied: str | None = PrivateAttr(default=None)
+    _software_implied: bool = PrivateAttr(default=False)
 
     @property
     def source(self) -> str | None:
@@ -175,10 +175,10 @@ class ClusterConfig(BaseConfig):
         """Says when part of the cluster stays idle, or its tensor cores, and which software was taken to be meant."""
         used, there = self.parallelism.gpus, self.cluster.gpus
         notes = [f"the job uses {used} of the cluster's {there} GPUs"] if used < there else []
-        if self._implied and self.costs is None:
+        if self._software_implied and self.costs is None:
             notes.append(
-                f"zero: 3 without a pipeline is taken to be PyTorch's FSDP (software: {self._implied}); "
-                "training.software names others"
+                "zero: 3 without a pipeline is taken to be PyTorch's FSDP "
+                f"(software: {self.training.software}); training.software names others"
             )
         scores_kept = not self.training.flash_attention and self.training.precision != "fp32"
         if scores_kept and self.costs is None and not self.build_model().aligned_heads:

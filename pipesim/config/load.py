@@ -18,7 +18,7 @@ from pipesim.config.faults import problems_of
 from pipesim.config.reading import plain, read_file
 from pipesim.config.schedule import relative_to, schedule_options
 from pipesim.config.section import listed
-from pipesim.config.software import complete, implied, taken_over
+from pipesim.config.software import complete, taken_over
 from pipesim.errors import ConfigError, Problem, nearest
 
 Kind = type[AbstractConfig] | type[ClusterConfig]
@@ -96,7 +96,7 @@ def _check(data: dict[str, Any], overrides: Sequence[str], directory: Path, chan
         found = _noted(found, setting.paths(overrides), "set on the command line")
         problems += _noted(found, defaults, "a default of training.software")
         if config is not None and not problems:
-            config._implied = implied(given)
+            config._software_implied = "training.software" in defaults
             return config
     raise ConfigError(problems)
 

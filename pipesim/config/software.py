@@ -26,7 +26,7 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     wrong.
     """
     training = data.get("training")
-    name = (implied(data) or training.get("software")) if isinstance(training, dict) else None
+    name = training.get("software", _implied(data)) if isinstance(training, dict) else None
     entry = catalog.load("software").get(name) if isinstance(name, str) else None
     if entry is None:
         return data
@@ -34,12 +34,12 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, **filled, "training": {"software": name, **_meant(filled["training"], entry)}}
 
 
-def implied(data: dict[str, Any]) -> str | None:
+def _implied(data: dict[str, Any]) -> str | None:
     """The software that a config means which names none: PyTorch's FSDP with ``zero: 3`` on one rank with replicas. Not
     for the breadth-first schedule, whose authors have their own, even without a pipeline.
     """
     training, parallelism, schedule = (data.get(key) for key in ("training", "parallelism", "schedule"))
-    if not isinstance(training, dict) or not isinstance(parallelism, dict) or "software" in training:
+    if not isinstance(training, dict) or not isinstance(parallelism, dict):
         return None
     sharded = training.get("zero") == 3 and any(parallelism.get(axis, 1) != 1 for axis in ("data", "context"))
     name = schedule.get("name") if isinstance(schedule, dict) else schedule

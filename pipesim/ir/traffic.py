@@ -11,6 +11,11 @@ WHOLE = 1024
 """A whole port. Shares of ports are counted in 1024ths, so that sums and quotients of them stay short fractions."""
 
 
+def in_1024ths(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Shares of a port, 0..1, rounded up."""
+    return np.ceil(shares * WHOLE).astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Traffic:
     """Messages by dependency and collectives by node; port -1 is no port.

@@ -9,7 +9,7 @@ from pipesim.costs.costs import Bytes, Costs, Hops, Seconds
 from pipesim.ir.graph import NO_MESSAGE, OpGraph, padded
 from pipesim.ir.op import Kind
 from pipesim.ir.timeline import check_countable, to_picoseconds
-from pipesim.ir.traffic import WHOLE, Traffic
+from pipesim.ir.traffic import WHOLE, Traffic, in_1024ths
 from pipesim.lowering.exchanges import exchanges_of
 from pipesim.lowering.messages import Ends, Messages
 
@@ -164,15 +164,11 @@ def traffic(graph: OpGraph, costs: Costs) -> Traffic:
         message=_message_numbers(graph, hop),
         dep_ports=ports.reshape(-1, 2)[hop],
         dep_occupied=occupied,
-        dep_share=_in_1024ths(costs.hops.port_share[ends]).reshape(-1)[hop],
+        dep_share=in_1024ths(costs.hops.port_share[ends]).reshape(-1)[hop],
         dep_latency=messages.lookup(_hop_table, costs) - occupied,
         node_ports=node_ports,
         node_share=node_share,
     )
-
-
-def _in_1024ths(shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.ceil(shares * WHOLE).astype(np.int64)
 
 
 def _message_numbers(graph: OpGraph, hop: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -194,5 +190,5 @@ def _collectives(graph: OpGraph, costs: Costs) -> tuple[NDArray[np.int32], NDArr
         for kind, shares in ((Kind.REDUCE_GRAD, costs.sharing.reduce), (Kind.UNSHARD, costs.sharing.unshard)):
             nodes = np.flatnonzero(graph.kind == kind)
             ports[nodes] = costs.sharing.ports[graph.rank[nodes]]
-            share[nodes] = _in_1024ths(shares[graph.stage[nodes]])
+            share[nodes] = in_1024ths(shares[graph.stage[nodes]])
     return ports, share

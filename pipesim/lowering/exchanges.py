@@ -17,6 +17,7 @@ from pipesim.costs.costs import Costs
 from pipesim.ir.graph import NO_MESSAGE, OpGraph
 from pipesim.ir.op import Kind
 from pipesim.ir.placement import Ranks
+from pipesim.ir.traffic import WHOLE, in_1024ths
 
 Nodes = NDArray[np.int64]
 Picoseconds = NDArray[np.int64]
@@ -42,7 +43,7 @@ class Exchanges:
         """
         hops, own = costs.hops, np.empty(len(self.hop), np.int64)
         own[self.message] = occupied[self.edges]
-        whole = np.ceil(own * hops.port_share[ends].ravel()[self.hop]).astype(np.int64)
+        whole = -(-own * in_1024ths(hops.port_share[ends]).ravel()[self.hop] // WHOLE)
         sent = _together(self.sending, hops.send_port[ends].ravel()[self.hop], whole)
         received = _together(self.receiving, hops.receive_port[ends].ravel()[self.hop], whole)
         waits: Picoseconds = np.maximum(np.maximum(sent, received) - own, 0)[self.message]

@@ -7,7 +7,7 @@ means that the prediction is too slow; for bytes, too large.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,13 +136,16 @@ class Accuracy:
 def accuracy(
     names: Sequence[str] | None = None,
     rows: Iterable[Measurement] | None = None,
+    overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
-    """Simulate the rows of all sources, of some, or ``rows``.
+    """Simulate the rows of all sources, of some, or ``rows``, with their configs changed by ``overrides``.
 
-    ``progress`` is called with how many rows are done, and of how many. Raises UnknownSourceError.
+    ``progress`` is called with how many rows are done, and of how many. Raises UnknownSourceError, and ConfigError for
+    overrides that a config does not take.
     """
-    chosen = list(rows) if rows is not None else measurements(names)
+    given = rows if rows is not None else measurements(names)
+    chosen = [replace(row, overrides=(*row.overrides, *overrides)) for row in given]
     runs: dict[str, quantities.Run] = {}
     comparisons = []
     for index, row in enumerate(chosen):

@@ -69,8 +69,7 @@ def _pointwise(model: Model, mixture: bool, training: Training, shard: Shard) ->
     (PipeOffload, arXiv 2503.01328, section 5.4).
     """
     residual = layer_input(model, training, shard)
-    saved = 2 * _normed(residual, training, shard)  # outputs of the two norms
-    saved += _inside_norms(model, training, shard)
+    saved = 2 * (_normed(residual, training, shard) + _inside_norm(model, training, shard))  # of the two norms
     if model.dropout:
         saved += 2 * _MASK * residual / training.element_bytes
         if not training.flash_attention:
@@ -102,7 +101,7 @@ def layer_working_set(model: Model, mixture: bool, training: Training, shard: Sh
     return (
         2 * residual  # inputs of the two norms
         + 2 * _normed(residual, training, shard)  # outputs of the two norms, read by QKV and by the MLP
-        + _inside_norms(model, training, shard)
+        + 2 * _inside_norm(model, training, shard)
         + 2 * mask
         + attention_inputs(model, training, shard)
         + output
@@ -117,13 +116,8 @@ def _normed(residual: float, training: Training, shard: Shard) -> float:
     return _product_input(residual, training) * (shard.sequence_ways if training.gathered_inputs == "kept" else 1)
 
 
-def _inside_norms(model: Model, training: Training, shard: Shard) -> float:
-    """Bytes that both norms keep between their operations, where they are more than one."""
-    return 2 * _inside_norm(model, training, shard)
-
-
 def _inside_norm(model: Model, training: Training, shard: Shard) -> float:
-    """The same of one norm of the residual stream."""
+    """Bytes that a norm of the residual stream keeps between its operations, where they are more than one."""
     return norm_bytes(model, training) * layer_input(model, training, shard) / training.element_bytes
 
 

@@ -56,9 +56,9 @@ class Model:
     ``sequence`` is the length trained on; ``positions`` the number of learned position embeddings (0:
     rotary, which has no parameters). ``ffn`` is the width of a dense feed-forward layer, 4 x hidden in GPT.
     ``gated_mlp`` means SwiGLU (three matrices instead of two), ``gelu_formula`` a GeLU written out in eight operations,
-    each of which runs and keeps its result where kernels are not fused (`gelu_new` in huggingface/transformers:
-    src/transformers/activations.py, which GPT-2 has there). ``biases`` are those of all linear layers,
-    ``qkv_bias`` those of the query, key and value projection alone. ``head`` is ``lm`` (final norm and
+    which where kernels are not fused run one by one and keep three results between them (`gelu_new` in
+    huggingface/transformers: src/transformers/activations.py, which GPT-2 has there). ``biases`` are those of all
+    linear layers, ``qkv_bias`` those of the query, key and value projection alone. ``head`` is ``lm`` (final norm and
     vocabulary projection), ``bert`` (masked-language-model transform and decoder with bias, pooler, and
     next-sentence classifier) or ``none``. ``token_types`` is 2 in BERT, and the embedding then has its own
     norm.

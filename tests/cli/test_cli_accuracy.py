@@ -47,6 +47,18 @@ def test_a_plot_is_drawn(run: Any, three_rows: None, tmp_path: Any) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_config_can_be_changed(run: Any, three_rows: None) -> None:
+    """What follows from an option, on all runs of a source; what configs do not take is bad input."""
+    plain, changed = (
+        json.loads(run("accuracy", "--source", "narayanan-2021", *more, "--json", "-")[1])["rows"]
+        for more in ([], ["--set", "training.flash_attention=true"])
+    )
+    assert all(new["error"] < old["error"] for new, old in zip(changed, plain, strict=True))
+    code, _, err = run("accuracy", "--source", "narayanan-2021", "--set", "training.flash=true")
+    assert code == 2
+    assert "did you mean flash_attention?" in err
+
+
 def test_an_unknown_source_is_bad_input(run: Any) -> None:
     code, _, err = run("accuracy", "--source", "nemo")
     assert code == 2

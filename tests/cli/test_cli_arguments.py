@@ -26,7 +26,7 @@ FLAGS = {
     "software": ["--json"],
     "hardware": ["--json"],
     "models": ["--json"],
-    "accuracy": ["--source", "--rows", "--json", "--plot"],
+    "accuracy": ["--source", "--set", "--rows", "--json", "--plot"],
     "init": ["--out"],
     "schema": [],
     "completion": [],
