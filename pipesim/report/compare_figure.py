@@ -146,7 +146,7 @@ def _legend(figure: Figure, runs: Sequence[Run]) -> None:
         [handle for handle, _ in found],
         [name for _, name in found],
         loc="outside lower left",
-        ncols=len(found),
+        ncols=legends.columns(found, 72 * WIDTH),
         frameon=False,
         fontsize=8,
         handlelength=1.1,

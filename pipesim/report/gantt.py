@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -177,10 +176,8 @@ def height_inches(ax: Axes) -> float:
 
 
 def _columns(ax: Axes, found: Sequence[legends.Entry]) -> int:
-    """How many legend entries to put side by side, at about 4.6 points a character and 30 points around it."""
-    room = ax.get_position().width * root_figure(ax).get_figwidth() * 72
-    rows = math.ceil(sum(len(name) * 4.6 + 30 for _, name in found) / (room * 1.1))
-    return math.ceil(len(found) / rows)
+    """How many legend entries to put side by side; they are set closer than usual, and may reach beyond the axes."""
+    return legends.columns(found, 1.1 * 72 * ax.get_position().width * root_figure(ax).get_figwidth())
 
 
 def _draw_memory(ax: Axes, below: Axes, memory: pd.DataFrame, capacity_bytes: float | None, unit: str | None) -> None:

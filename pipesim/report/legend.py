@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,12 @@ def add(axes: Axes, found: Sequence[Entry], columns: int) -> int:
         handler_map=SIDE_BY_SIDE,
     )
     return -(-len(found) // max(columns, 1))
+
+
+def columns(found: Sequence[Entry], room: float) -> int:
+    """How many entries fit side by side into so many points, at about 4.6 a character and 30 around it."""
+    rows = math.ceil(sum(len(name) * 4.6 + 30 for _, name in found) / room)
+    return math.ceil(len(found) / rows)
 
 
 def kinds(frame: pd.DataFrame, resources: Sequence[str]) -> list[Entry]:

@@ -8,6 +8,7 @@ from timeline_frames import memory_of, run
 
 from pipesim.errors import PipesimError
 from pipesim.report import compare
+from pipesim.report.colours import PAINTS
 from pipesim.report.figures import encode
 
 FRAME = run("1f1b", 4, 8)
@@ -64,6 +65,18 @@ def test_abstract_plans_are_compared_by_micro_batches_in_flight():
     assert axes[2].get_title(loc="left") == "peak in flight"
     assert [ax.patches[0].get_width() for ax in axes[2::3]] == [4, 4]
     assert axes[0].get_title(loc="right") == "33"
+
+
+def test_a_legend_of_many_kinds_stays_inside_the_figure():
+    """In as many rows as that takes."""
+    frame = run("bitpipe", 4, 8)
+    frame["kind"] = [list(PAINTS)[n % len(PAINTS)] for n in range(len(frame))]
+    figure = compare.figure([("all", CLUSTER_RUN, frame, memory_of(FRAME))])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert set(names) > {paint.name for paint in PAINTS.values()}
+    assert 0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figure.bbox.width
 
 
 def test_the_figure_is_drawn_the_same_every_time():
