@@ -186,11 +186,11 @@ def without_software(row):
 
 
 def test_runs_without_their_software_are_not_as_close():
-    """Training runs are 11 % off on average, as the README says, and 4.5 % where the software is named."""
+    """Training runs are 12 % off on average, as the README says, and 4.5 % where the software is named."""
     rows = [each for source in sources() if source.kind == "training" for each in measurements([source.name])]
     times = [each for each in rows if not quantities.is_memory(each.quantity)]
     plain = summary("plain", accuracy(rows=[without_software(each) for each in times]).comparisons, False)
-    assert plain.mean_absolute == pytest.approx(0.112, abs=0.005)
+    assert plain.mean_absolute == pytest.approx(0.1155, abs=0.002)
     assert training_runs()["all training runs"].mean_absolute == pytest.approx(0.045, abs=0.002)
 
 
